@@ -1,0 +1,1 @@
+"""The controller's side of the gateways: Envoy's management server, access-log intake, reconciliation."""

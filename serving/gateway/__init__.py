@@ -1,0 +1,1 @@
+"""The gateway: stock Envoy with a fixed bootstrap; everything else comes from the controller."""
