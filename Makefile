@@ -17,6 +17,9 @@ setup: .venv/.installed  ## .venv from the lock, Debian's prometheus and kubectl
 	@echo "installing the locked environment into .venv (2 to 5 minutes) …"
 	@test -x $(PY) || python3.11 -m venv .venv
 	@.venv/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements.txt
+	@# xds-protos ships a cut-down copy of these; MLflow needs the whole ones, so they come last.
+	@.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --force-reinstall \
+		$$(grep -E '^(opentelemetry-proto|googleapis-common-protos)==' requirements.txt)
 	@touch $@
 
 demo: setup  ## promote a real model to 100 %, then turn a bad one back  (ARGS="--exit --fault slow")

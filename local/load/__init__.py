@@ -1,0 +1,1 @@
+"""Open-loop traffic of sticky users, and the journal of what each of them got."""
