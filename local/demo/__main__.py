@@ -1,0 +1,110 @@
+"""`make demo`: start everything, promote a real model to 100 %, turn a bad one back, report."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+
+from local.demo import report
+from local.demo.scenario import FAULTS, Options, Scenario
+from local.stack.programs import REPO
+from local.stack.stack import Stack
+from sluice.errors import SluiceError
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make demo ARGS=…", description=__doc__)
+    parser.add_argument(
+        "--exit", action="store_true", help="end when the report is written instead of staying up"
+    )
+    parser.add_argument(
+        "--fault", choices=sorted(FAULTS), default="fail", help="what is wrong with version 3"
+    )
+    parser.add_argument("--review", action="store_true", help="leave the reviews to you, at the Airflow page")
+    parser.add_argument(
+        "--kill-airflow", action="store_true", help="kill -9 scheduler and triggerer in the 5 %% stage"
+    )
+    parser.add_argument("--rate", type=float, default=80.0, help="requests per second")
+    parser.add_argument("--users", type=int, default=20_000, help="size of the population")
+    parser.add_argument(
+        "--root", type=Path, default=REPO / ".sluice", help="folder of all state; emptied first"
+    )
+    return parser.parse_args(argv)
+
+
+def interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def play(args: argparse.Namespace, console: Console) -> int:
+    """The whole demo on a fresh state folder; the exit code: 0 if every line that was run holds."""
+    began = time.monotonic()
+    folder = args.root / "demo"
+    options = Options(
+        fault=args.fault,
+        rate_rps=args.rate,
+        users=args.users,
+        review=args.review,
+        kill_airflow=args.kill_airflow,
+    )
+    console.rule("starting", align="left")
+    with Stack(args.root, say=lambda line: console.print(line, highlight=False, soft_wrap=True)) as stack:
+        folder.mkdir(parents=True, exist_ok=True)
+        scenario = Scenario(stack, options, console, folder)
+        scenario.make_checkpoint()
+        stack.await_dag("promote__minilm")
+        if args.review:
+            console.print(f"  reviews wait for you at {stack.airflow.url}/required_actions (admin / admin)")
+        else:
+            console.print(
+                "  reviews are answered by the demo through Airflow's API; --review leaves them to you"
+            )
+        first = scenario.first()
+        scenario.start_load()
+        played = [first, scenario.good(), scenario.bad()]
+        scenario.stop_load()
+        found = report.make(scenario, played, seconds=time.monotonic() - began)
+        (folder / "report.json").write_text(json.dumps(found, indent=2))
+        report.show(found, console)
+        console.print(f"  report      {folder / 'report.json'}   ({found['seconds']:.0f} s)", soft_wrap=True)
+        if not args.exit:
+            console.print("  everything stays up; Ctrl-C ends it. Airflow: admin / admin")
+            scenario.start_load()
+            threading.Event().wait()
+    return 0 if all(line["holds"] is not False for line in found["acceptance"]) else 1
+
+
+def main() -> int:
+    args = parse()
+    for sig in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(sig, interrupt)
+    console = Console()
+    try:
+        clear(args.root)
+        return play(args, console)
+    except KeyboardInterrupt:
+        console.print("ended; nothing is left running")
+        return 130
+    except SluiceError as error:
+        console.print(f"error: {error}", style="red", soft_wrap=True, highlight=False)
+        return 1
+
+
+def clear(root: Path) -> None:
+    """Empty the state of an earlier demo, ending first what it left running."""
+    Stack(root, say=lambda _: None).processes.close()
+    for child in root.iterdir():
+        shutil.rmtree(child) if child.is_dir() else child.unlink()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""The demo's own figures held against what was promised. `holds` is computed, never written down."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from local.demo.exposure import MAX_DEVIATIONS
+
+EARLY_PERCENT = 5.0
+LAST_REQUEST_MS = 100.0
+ANONYMOUS = 10_000
+
+TARGETS = {
+    "demo.2": (
+        "Good rollout promoted, client failures 0, users who changed sides 0; the users who reached the candidate in "
+        "each stage are exactly those the hash predicts (0 mispredicted) and their share is within 3.3 binomial "
+        "standard deviations of the one asked for; 10 000 requests without a uid: 0 reach the candidate."
+    ),
+    "demo.3": (
+        "Bad rollout turned back at or before 5 %, at most 0.1 s from the recorded verdict to the last request routed "
+        "to it."
+    ),
+    "demo.4": (
+        "MLflow afterwards: `champion` is version 2, version 3 is tagged with the reason; Airflow: the good run green, "
+        "the bad run red with the verdict in its log and in the run's note."
+    ),
+    "demo.5": (
+        "`kill -9` of scheduler and triggerer in the 5 % stage: traffic stays at 5 %, requests keep being served; "
+        "after a restart the same run goes on to 100 %, and no stage is opened twice (ledger shows it). Marking the "
+        'gate, the review or a build "success" in Airflow moves no weight.'
+    ),
+}
+
+
+def line(
+    name: str, value: Mapping[str, Any] | None, holds: bool | None, *, reason: str = ""
+) -> dict[str, Any]:
+    row: dict[str, Any] = {"id": name, "target": TARGETS[name], "value": value, "holds": holds}
+    return {**row, "reason": reason} if reason else row
+
+
+def good_rollout(rollout: Mapping[str, Any], anonymous: Mapping[str, int]) -> dict[str, Any]:
+    """Line 2 from the good rollout's exposure and the probe without users. Anything missing does not hold."""
+    stages = rollout["exposure"]["stages"]
+    deviations = [stage["deviations_from_asked_share"] for stage in stages]
+    candidate = str(rollout["version"])
+    value = {
+        "outcome": rollout["outcome"],
+        "client_failures": rollout["exposure"].get("client_failures"),
+        "users_who_changed_sides": rollout["exposure"].get("users_who_changed_sides"),
+        "mispredicted_requests": sum(stage["mispredicted_requests"] for stage in stages) if stages else None,
+        "deviations_per_stage": deviations,
+        "anonymous_requests": sum(anonymous.values()),
+        "anonymous_at_candidate": anonymous.get(candidate, 0),
+        "anonymous_failed": anonymous.get("failed", 0),
+    }
+    zero = ("client_failures", "users_who_changed_sides", "mispredicted_requests", "anonymous_at_candidate")
+    holds = (
+        value["outcome"] == "promoted"
+        and len(stages) >= 2
+        and all(value[name] == 0 for name in (*zero, "anonymous_failed"))
+        and all(found is not None and found <= MAX_DEVIATIONS for found in deviations)
+        and value["anonymous_requests"] >= ANONYMOUS
+    )
+    return line("demo.2", value, holds)
+
+
+def bad_rollout(rollout: Mapping[str, Any]) -> dict[str, Any]:
+    """Line 3. A rollout that was never open proves nothing."""
+    percents = [stage["percent"] for stage in rollout["exposure"]["stages"]]
+    value = {
+        "outcome": rollout["outcome"],
+        "highest_percent": max(percents, default=None),
+        "verdict_to_last_request_ms": rollout["exposure"].get("verdict_to_last_request_ms"),
+        "verdict": rollout["verdict"],
+    }
+    last = value["verdict_to_last_request_ms"]
+    holds = (
+        value["outcome"] == "turned_back"
+        and bool(percents)
+        and max(percents) <= EARLY_PERCENT
+        and last is not None
+        and last <= LAST_REQUEST_MS
+    )
+    return line("demo.3", value, holds)
+
+
+def registry(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Line 4 from what MLflow and Airflow answer afterwards."""
+    holds = (
+        facts["champion"] == facts["good_version"]
+        and bool(facts["bad_version_reason"])
+        and facts["good_run"] == "success"
+        and facts["bad_run"] == "failed"
+        and facts["verdict_in_log"]
+        and facts["verdict_in_note"]
+    )
+    return line("demo.4", dict(facts), bool(holds))
+
+
+def killed_airflow(facts: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Line 5. `facts` is None when the demo was not asked to kill anything."""
+    if facts is None:
+        return line("demo.5", None, None, reason="not run; --kill-airflow runs it")
+    holds = (
+        facts["percent_while_down"] == [EARLY_PERCENT]
+        and facts["requests_while_down"] > 0
+        and facts["failures_while_down"] == 0
+        and facts["outcome"] == "promoted"
+        and facts["openings_per_stage"] != {}
+        and set(facts["openings_per_stage"].values()) == {1}
+        and facts["weights_after_marks"] == facts["weights_before_marks"]
+        and facts["marks"] != []
+    )
+    return line("demo.5", dict(facts), bool(holds))

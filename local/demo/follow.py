@@ -1,0 +1,142 @@
+"""Follow one DAG run to its end, reading Airflow and the controller, and answer its reviews if asked to."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import requests
+
+from local.stack.stack import Stack
+from sluice.errors import RetryableError, SluiceError
+
+POLL_S = 0.5
+AIRFLOW_EVERY = 3  # polls of the controller per poll of Airflow, which is the heavier one
+# Airflow may lose the answer to a review that is given within moments of its parking; people are never that fast.
+REVIEW_SETTLE_S = 5.0
+ENDED = {"success", "failed"}
+
+
+@dataclass(slots=True)
+class Seen:
+    """What is known of the run at one moment; `rollout` and `evidence` are the controller's JSON."""
+
+    run_id: str
+    state: str = "queued"
+    tasks: list[dict[str, Any]] = field(default_factory=list)
+    rollout: dict[str, Any] | None = None
+    evidence: dict[str, Any] | None = None
+    forecasts: dict[int, float] = field(default_factory=dict)  # stage index -> first forecast in seconds
+    reviews_answered: list[str] = field(default_factory=list)
+
+    @property
+    def running_task(self) -> str:
+        busy = {
+            "running",
+            "deferred",
+            "awaiting_input",
+            "queued",
+            "scheduled",
+            "up_for_retry",
+            "up_for_reschedule",
+        }
+        names = [f"{row['task_id']} ({row['state']})" for row in self.tasks if row["state"] in busy]
+        return ", ".join(names[:2]) or "-"
+
+
+class Follower:
+    """Polls one run. `show(seen)` after each look; hooks run once, when their stage is open."""
+
+    def __init__(
+        self,
+        stack: Stack,
+        dag_id: str,
+        run_id: str,
+        *,
+        show: Callable[[Seen], None],
+        answer_reviews: bool,
+        at_stage: dict[float, Callable[[], None]] | None = None,
+    ) -> None:
+        self._stack, self._dag, self._show, self._answer = stack, dag_id, show, answer_reviews
+        self._seen = Seen(run_id=run_id)
+        self._at_stage = dict(at_stage or {})
+        self._review_since: dict[str, float] = {}
+
+    def to_end(self, *, timeout_s: float) -> Seen:
+        """Poll until the run has ended. Raises RetryableError after `timeout_s`."""
+        deadline = time.monotonic() + timeout_s
+        turn = 0
+        while self._seen.state not in ENDED:
+            if time.monotonic() > deadline:
+                raise RetryableError(
+                    f"{self._dag} {self._seen.run_id} did not end in {timeout_s:.0f} s; it is at "
+                    f"{self._seen.running_task}",
+                    next_step=f"look at {self._stack.airflow.url}/dags/{self._dag}/runs/{self._seen.run_id}",
+                )
+            self.look(airflow=turn % AIRFLOW_EVERY == 0)
+            turn += 1
+            time.sleep(POLL_S)
+        self.look(airflow=True)
+        return self._seen
+
+    def look(self, *, airflow: bool) -> Seen:
+        """One look. A part that does not answer right now keeps its last reading."""
+        self._read_controller()
+        if airflow:
+            self._read_airflow()
+        self._show(self._seen)
+        self._run_hooks()
+        return self._seen
+
+    def _read_controller(self) -> None:
+        seen = self._seen
+        try:
+            if seen.rollout is None:
+                seen.rollout = self._find_rollout()
+            else:
+                seen.rollout = self._get(f"/v1/rollouts/{seen.rollout['id']}") or seen.rollout
+            if seen.rollout and seen.rollout["state"] == "running":
+                seen.evidence = self._get(f"/v1/rollouts/{seen.rollout['id']}/evidence") or seen.evidence
+                self._note_forecast()
+        except requests.RequestException:
+            return
+
+    def _find_rollout(self) -> dict[str, Any] | None:
+        service = self._dag.removeprefix("promote__")
+        rollout = (self._get(f"/v1/services/{service}") or {}).get("rollout")
+        return rollout if rollout and rollout["run_id"] == self._seen.run_id else None
+
+    def _get(self, path: str) -> dict[str, Any] | None:
+        answer = self._stack.controller("GET", path)
+        return dict(answer.json()) if answer.ok else None
+
+    def _note_forecast(self) -> None:
+        rollout, evidence = self._seen.rollout, self._seen.evidence
+        forecast = ((evidence or {}).get("verdict") or {}).get("forecast_s")
+        if rollout and forecast is not None and rollout["stage"] is not None:
+            self._seen.forecasts.setdefault(rollout["stage"], float(forecast))
+
+    def _read_airflow(self) -> None:
+        airflow, seen = self._stack.airflow, self._seen
+        try:
+            seen.state = airflow.run(self._dag, seen.run_id)["state"]
+            seen.tasks = airflow.tasks(self._dag, seen.run_id)
+            if self._answer:
+                self._answer_reviews()
+        except (SluiceError, requests.RequestException):
+            return
+
+    def _answer_reviews(self) -> None:
+        for task in self._stack.airflow.open_reviews(self._dag, self._seen.run_id):
+            since = self._review_since.setdefault(task, time.monotonic())
+            if time.monotonic() - since >= REVIEW_SETTLE_S:
+                self._stack.airflow.answer_review(self._dag, self._seen.run_id, task, "Approve")
+                self._seen.reviews_answered.append(task)
+                self._review_since.pop(task)
+
+    def _run_hooks(self) -> None:
+        rollout = self._seen.rollout
+        if rollout and rollout["state"] == "running" and rollout["percent"] in self._at_stage:
+            self._at_stage.pop(rollout["percent"])()
