@@ -18,7 +18,9 @@ from local.demo import report
 from local.demo.scenario import FAULTS, Options, Scenario
 from local.stack.programs import REPO
 from local.stack.stack import Stack
-from sluice.errors import SluiceError
+from sluice.errors import FatalError, SluiceError
+
+MARKER = ".sluice-demo"  # says that this folder may be emptied
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -48,7 +50,6 @@ def interrupt(signum: int, frame: FrameType | None) -> None:
 def play(args: argparse.Namespace, console: Console) -> int:
     """The whole demo on a fresh state folder; the exit code: 0 if every line that was run holds."""
     began = time.monotonic()
-    folder = args.root / "demo"
     options = Options(
         fault=args.fault,
         rate_rps=args.rate,
@@ -58,8 +59,7 @@ def play(args: argparse.Namespace, console: Console) -> int:
     )
     console.rule("starting", align="left")
     with Stack(args.root, say=lambda line: console.print(line, highlight=False, soft_wrap=True)) as stack:
-        folder.mkdir(parents=True, exist_ok=True)
-        scenario = Scenario(stack, options, console, folder)
+        scenario = Scenario(stack, options, console, args.root)
         scenario.make_checkpoint()
         stack.await_dag("promote__minilm")
         if args.review:
@@ -73,9 +73,11 @@ def play(args: argparse.Namespace, console: Console) -> int:
         played = [first, scenario.good(), scenario.bad()]
         scenario.stop_load()
         found = report.make(scenario, played, seconds=time.monotonic() - began)
-        (folder / "report.json").write_text(json.dumps(found, indent=2))
+        (args.root / "report.json").write_text(json.dumps(found, indent=2))
         report.show(found, console)
-        console.print(f"  report      {folder / 'report.json'}   ({found['seconds']:.0f} s)", soft_wrap=True)
+        console.print(
+            f"  report      {args.root / 'report.json'}   ({found['seconds']:.0f} s)", soft_wrap=True
+        )
         if not args.exit:
             console.print("  everything stays up; Ctrl-C ends it. Airflow: admin / admin")
             scenario.start_load()
@@ -100,10 +102,14 @@ def main() -> int:
 
 
 def clear(root: Path) -> None:
-    """Empty the state of an earlier demo, ending first what it left running."""
+    """Empty the state of an earlier demo, ending first what it left running; refuse a folder that is not ours."""
+    marker = root / MARKER
+    if root.exists() and any(root.iterdir()) and not marker.exists():
+        raise FatalError(f"--root {root} is not empty and not a demo's folder", next_step="name a new folder")
     Stack(root, say=lambda _: None).processes.close()
     for child in root.iterdir():
         shutil.rmtree(child) if child.is_dir() else child.unlink()
+    marker.touch()
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ def mlflow(stack: Stack, path: str) -> dict[str, Any]:
 def make(scenario: Scenario, played: Sequence[Played], *, seconds: float) -> dict[str, Any]:
     """The whole report as one JSON object."""
     stack = scenario.stack
-    first, good, bad = played
+    _, good, bad = played
     rows = list(read(scenario.journal))
     shares = shares_of(stack)
     rollouts = [rollout_row(each, rows, shares) for each in played]

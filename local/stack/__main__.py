@@ -14,7 +14,7 @@ from local.stack.stack import Stack
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m local.stack", description=__doc__)
-    parser.add_argument("--root", type=Path, default=REPO / ".sluice", help="folder of all state")
+    parser.add_argument("--root", type=Path, default=REPO / ".sluice" / "up", help="folder of all state")
     args = parser.parse_args()
     stop = threading.Event()
     for sig in (signal.SIGINT, signal.SIGTERM):

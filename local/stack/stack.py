@@ -74,7 +74,7 @@ class Stack:
         while not self.airflow.has_dag(dag_id):
             if time.monotonic() > deadline:
                 raise RetryableError(
-                    f"Airflow did not parse {dag_id}", next_step="read .sluice/logs/airflow.log"
+                    f"Airflow did not parse {dag_id}", next_step=f"read {self.layout.log('airflow')}"
                 )
             time.sleep(READY_POLL_S)
         self.airflow.unpause(dag_id)
