@@ -11,7 +11,7 @@ something to be cut out of the text.
 
 import re
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 EXIT_USAGE = 2  # exit codes of every program that runs in a pod; 0 is success
 EXIT_FATAL = 3
@@ -101,6 +101,11 @@ class ProblemsError(FatalError):
             raise ValueError("ProblemsError needs at least one problem")
         super().__init__(tuple(problems))
         self.problems = tuple(problems)
+
+    @classmethod
+    def of(cls, message: str, *, path: str = "", value: Any = None) -> Self:
+        """The error of a single problem; of the whole document when no path is given."""
+        return cls((Problem(path, value, message),))
 
     @property
     def message(self) -> str:

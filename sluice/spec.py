@@ -1,0 +1,229 @@
+"""The release spec: what a team writes once per model, `dags/models/<service>.yaml`.
+
+Problem: one wrong word in this file decides what production serves. Invariants: everything that is wrong is
+reported at once, by path and value; an unknown field is an error and never ignored; a `ReleaseSpec` that exists
+is whole (its stages end at 100, its shares sum to 1, every name it uses is defined) and never changes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from sluice.errors import SpecError
+from sluice.interpolate import read_yaml
+from sluice.signature import Signature, TensorSpec
+from sluice.spec_checks import spec_problems
+from sluice.spec_policy import (
+    DEFAULT_STAGES,
+    FirstDeployment,
+    Gates,
+    GatewayLost,
+    Lease,
+    Policy,
+    Review,
+    Stage,
+    Traffic,
+)
+from sluice.spec_problems import CROSS, validated
+from sluice.spec_types import (
+    Arch,
+    Backend,
+    Cosine,
+    Count,
+    Cron,
+    Entrypoint,
+    Environment,
+    Flag,
+    InsidePath,
+    Labels,
+    Method,
+    Once,
+    Part,
+    Port,
+    Positive,
+    Precision,
+    Quantity,
+    Seconds,
+    ServiceName,
+    Share,
+    Submodule,
+    Text,
+)
+
+DEFAULT_ACCURACY: Final = {"fp32": 0.9999, "fp16": 0.999, "int8": 0.98}
+
+
+class Axis(Part):
+    """The range of a dynamic axis, and the sizes that are warmed before a server is ready."""
+
+    min: Count
+    opt: Count
+    max: Count
+    buckets: Annotated[tuple[Count, ...], Field(min_length=1)]
+
+
+class Model(Part):
+    """Where the PyTorch model is, how it is loaded, and what goes in and comes out."""
+
+    source: Text
+    entrypoint: Entrypoint = "model.py:load"
+    opset: Annotated[Count, Field(ge=13, le=20)] = 17
+    inputs: Annotated[tuple[TensorSpec, ...], Field(min_length=1)]
+    outputs: Annotated[tuple[TensorSpec, ...], Field(min_length=1)]
+    axes: dict[str, Axis] = Field(default_factory=dict)
+    samples: InsidePath = "samples.jsonl"
+    segments: Annotated[tuple[Submodule, ...], Once] = ()
+    symbolics: InsidePath | None = None
+
+
+class Numerics(Part):
+    """How far ONNX Runtime may be from PyTorch. samples: real ones, beside the corners of the shapes."""
+
+    samples: Count = 256
+    max_abs: Positive = 1e-4
+    max_rel: Positive = 1e-2
+    cosine: Cosine = 0.9999
+
+
+class AccuracyBar(Part):
+    """The least cosine against the FP32 ONNX on real samples."""
+
+    cosine: Cosine
+
+
+class Calibration(Part):
+    """How INT8 ranges are found: on so many samples, by each method; the best on held-out samples wins."""
+
+    samples: Count = 200
+    methods: Annotated[tuple[Method, ...], Field(min_length=1), Once] = ("percentile", "minmax")
+
+
+class Resources(Part):
+    """What a pod asks for and may use, in Kubernetes' units."""
+
+    cpu: Quantity
+    memory: Quantity
+
+
+class Target(Part):
+    """One architecture: where its engine is built and served, and its part of the hash line."""
+
+    arch: Arch
+    backend: Backend
+    selector: Labels
+    image: Text
+    share: Share = 1.0
+    replicas: Count = 1
+    optional: Flag = False
+    resources: Resources = Resources(cpu="1", memory="2Gi")
+
+
+class Images(Part):
+    """The images of the pods that export and calibrate."""
+
+    exporter: Text = "sluice/exporter:dev"
+    calibration: Text = "sluice/exporter:dev"
+
+
+class Server(Part):
+    """The model server of each version. `env` and `command` are part of what is served."""
+
+    image: Text = "sluice/runtime:dev"
+    command: Annotated[tuple[Text, ...], Field(min_length=1)] = ("python", "-m", "serving.runtime")
+    env: Environment = Field(default_factory=dict)
+    port: Port = 8000
+    resources: Resources = Resources(cpu="100m", memory="1Gi")
+
+
+class ReleaseSpec(Part):
+    """One service's way into production. Made by `parse_spec`; frozen."""
+
+    service: ServiceName
+    schedule: Cron | None = None
+    on_active: Literal["refuse", "wait", "supersede"] = "refuse"
+    model: Model
+    numerics: Numerics = Numerics()
+    precisions: Annotated[tuple[Precision, ...], Field(min_length=1), Once] = ("fp32", "int8")
+    accuracy: dict[str, AccuracyBar] = Field(default_factory=dict, validate_default=True)
+    calibration: Calibration = Calibration()
+    targets: Annotated[tuple[Target, ...], Field(min_length=1)]
+    images: Images = Images()
+    server: Server = Server()
+    traffic: Traffic
+    signature_changes: Annotated[tuple[Text, ...], Once] = ()
+    stages: tuple[Stage, ...] = Field(default=DEFAULT_STAGES, min_length=1)
+    gates: Gates = Gates()
+    review: Review = Review()
+    lease: Lease = Lease()
+    gateway_lost: GatewayLost = GatewayLost()
+    first_deployment: FirstDeployment = FirstDeployment()
+    keep_turned_back_s: Seconds = 3600
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults(cls, data: Any) -> Any:
+        """Fill what follows from other fields: the prefix from the name, the bars that the spec leaves out."""
+        if not isinstance(data, Mapping):
+            return data
+        filled = dict(data)
+        traffic, accuracy = filled.setdefault("traffic", {}), filled.get("accuracy", {})
+        if isinstance(traffic, Mapping) and "prefix" not in traffic:
+            filled["traffic"] = {**traffic, "prefix": f"/v2/models/{data.get('service')}"}
+        if isinstance(accuracy, Mapping):
+            bars = {name: {"cosine": cosine} for name, cosine in DEFAULT_ACCURACY.items()}
+            filled["accuracy"] = {**bars, **accuracy}
+        return filled
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        problems = tuple(spec_problems(self.model_dump(mode="json")))
+        if problems:
+            raise PydanticCustomError(CROSS, "{text}", {"text": " | ".join(map(str, problems))})
+        return self
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Build from plain values. Raises SpecError with every problem in them."""
+        return validated(cls, data, spec_problems, SpecError)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; `from_dict` reads them back to an equal spec."""
+        return self.model_dump(mode="json")
+
+    @property
+    def signature(self) -> Signature:
+        """What clients of this release send and get back."""
+        return Signature(inputs=self.model.inputs, outputs=self.model.outputs)
+
+    def target(self, arch: str) -> Target:
+        """The target of this architecture. Raises SpecError naming those there are."""
+        for target in self.targets:
+            if target.arch == arch:
+                return target
+        known = ", ".join(target.arch for target in self.targets)
+        raise SpecError.of(f"no target has this architecture; there are {known}", path="targets", value=arch)
+
+    def policy(self) -> dict[str, Any]:
+        """What the controller needs, as plain JSON; `Policy.from_json` reads it."""
+        whole = self.to_dict()
+        policy = {name: whole[name] for name in Policy.model_fields if name != "targets"}
+        keep = ("arch", "share", "replicas")
+        return {**policy, "targets": [{name: target[name] for name in keep} for target in whole["targets"]]}
+
+
+def parse_spec(text: str, env: Mapping[str, str]) -> ReleaseSpec:
+    """Read a spec's YAML, `${SLUICE_…}` filled in from `env`.
+
+    Raises SpecError with every problem at once: by path, value and line.
+    """
+    document = read_yaml(text, env)
+    if not isinstance(document.value, Mapping):
+        raise SpecError.of("the document must be a mapping that begins with service:", value=document.value)
+    try:
+        return validated(ReleaseSpec, document.value, spec_problems, SpecError, document.problems)
+    except SpecError as error:
+        lined = (replace(p, line=p.line or document.line_of(p.path)) for p in error.problems)
+        raise SpecError(tuple(lined)) from None

@@ -1,0 +1,176 @@
+"""Checks across the fields of a release spec or of a rollout policy.
+
+Problem: each field may be right and the whole still nonsense: shares that sum to 0.9, a review before a stage
+that does not exist. Invariant: these checks read the plain values, skip what is not of the right kind (another
+check says so), and therefore report all they can see even when other fields are wrong.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, Final, TypeGuard
+
+from sluice.errors import Problem
+from sluice.spec_types import METRICS, PRECISIONS
+
+Raw = Mapping[str, Any]
+
+DEFAULT_PERCENTS: Final = (1, 5, 50, 100)
+SHARE_SLACK: Final = 1e-6  # of the sum of shares; a bucket is 1e-4
+NAMES_LIMIT: Final = 55  # service + architecture: with "-v", the version and "-" a name of Kubernetes has 63
+
+
+def policy_problems(raw: Raw) -> Iterator[Problem]:
+    """What is wrong across the fields that a policy and a spec share."""
+    yield from _stages(raw)
+    yield from _stage_references(raw)
+    yield from _objectives(raw)
+    yield from _targets(raw)
+
+
+def spec_problems(raw: Raw) -> Iterator[Problem]:
+    """What is wrong across the fields of a release spec."""
+    yield from policy_problems(raw)
+    yield from _names(raw)
+    yield from _target_rules(raw)
+    yield from _tensors(raw)
+    yield from _axes(raw)
+    yield from _accuracy(raw)
+
+
+def _stages(raw: Raw) -> Iterator[Problem]:
+    if "stages" not in raw:
+        return
+    percents = [stage.get("percent") for stage in _mappings(raw["stages"])]
+    for index, (before, percent) in enumerate(pairwise(percents), start=1):
+        if _is_int(before) and _is_int(percent) and percent <= before:
+            message = f"stages must increase strictly, but the one before has {before}"
+            yield Problem(f"stages.{index}.percent", percent, message)
+    if percents and _is_int(percents[-1]) and percents[-1] != 100:
+        yield Problem(f"stages.{len(percents) - 1}.percent", percents[-1], "the last stage must be 100")
+
+
+def _percents(raw: Raw) -> tuple[int, ...]:
+    if "stages" not in raw:
+        return DEFAULT_PERCENTS
+    return tuple(p for stage in _mappings(raw["stages"]) if _is_int(p := stage.get("percent")))
+
+
+def _stage_references(raw: Raw) -> Iterator[Problem]:
+    percents = _percents(raw)
+    for section, name in (("gates", "no_harm_before"), ("review", "before")):
+        for index, percent in enumerate(_list(_mapping(raw.get(section)).get(name))):
+            if _is_int(percent) and 1 <= percent <= 100 and percent not in percents:
+                message = f"no stage has this percent; the stages are {_join(percents)}"
+                yield Problem(f"{section}.{name}.{index}", percent, message)
+
+
+def _objectives(raw: Raw) -> Iterator[Problem]:
+    for name, value in _mapping(_mapping(raw.get("gates")).get("objectives")).items():
+        if name not in METRICS:
+            yield Problem(f"gates.objectives.{name}", value, f"unknown metric; one of {_join(METRICS)}")
+
+
+def _targets(raw: Raw) -> Iterator[Problem]:
+    targets = _mappings(raw.get("targets"))
+    seen: dict[str, int] = {}
+    for index, target in enumerate(targets):
+        arch = target.get("arch")
+        if not isinstance(arch, str):
+            continue
+        same = seen.setdefault(arch.replace("_", "-"), index)  # as it stands in names of Kubernetes
+        if same != index:
+            yield Problem(f"targets.{index}.arch", arch, f"the same architecture as targets.{same}")
+    shares = [target.get("share", 1.0) for target in targets]
+    if shares and all(_is_number(share) for share in shares) and abs(sum(shares) - 1) > SHARE_SLACK:
+        message = f"the shares of all targets must sum to 1, not {sum(shares):g}"
+        yield Problem("targets", None, message)
+
+
+def _target_rules(raw: Raw) -> Iterator[Problem]:
+    targets = _mappings(raw.get("targets"))
+    if targets and all(target.get("optional") is True for target in targets):
+        yield Problem("targets", None, "every target is optional; at least one must not be")
+
+
+def _names(raw: Raw) -> Iterator[Problem]:
+    service = raw.get("service")
+    for index, target in enumerate(_mappings(raw.get("targets"))):
+        arch = target.get("arch")
+        if isinstance(service, str) and isinstance(arch, str) and len(service) + len(arch) > NAMES_LIMIT:
+            message = f"together with the service's name at most {NAMES_LIMIT} characters"
+            yield Problem(f"targets.{index}.arch", arch, message)
+
+
+def _tensors(raw: Raw) -> Iterator[Problem]:
+    model = _mapping(raw.get("model"))
+    axes = _mapping(model.get("axes"))
+    seen: dict[str, str] = {}
+    used: set[str] = set()
+    for side in ("inputs", "outputs"):
+        for index, tensor in enumerate(_mappings(model.get(side))):
+            path, name = f"model.{side}.{index}", tensor.get("name")
+            if isinstance(name, str) and seen.setdefault(name, path) != path:
+                yield Problem(f"{path}.name", name, f"the same name as {seen[name]}")
+            for place, dim in enumerate(_list(tensor.get("dims"))):
+                if isinstance(dim, str) and dim not in axes:
+                    message = f"no such axis in model.axes; there: {_join(axes) or 'none'}"
+                    yield Problem(f"{path}.dims.{place}", dim, message)
+                elif isinstance(dim, str) and side == "inputs":
+                    used.add(dim)
+    for name in axes:
+        if name not in used and _mappings(model.get("inputs")):
+            yield Problem(f"model.axes.{name}", None, "no input has this axis")
+
+
+def _axes(raw: Raw) -> Iterator[Problem]:
+    for name, axis in _mapping(_mapping(raw.get("model")).get("axes")).items():
+        if isinstance(axis, Mapping):
+            yield from _axis(f"model.axes.{name}", axis)
+
+
+def _axis(path: str, axis: Raw) -> Iterator[Problem]:
+    low, best, high = (axis.get(name) for name in ("min", "opt", "max"))
+    if _is_int(low) and _is_int(high) and low > high:
+        yield Problem(f"{path}.min", low, f"more than max, which is {high}")
+        return
+    if _is_int(low) and _is_int(best) and _is_int(high) and not low <= best <= high:
+        yield Problem(f"{path}.opt", best, f"outside min..max, which is {low}..{high}")
+    buckets = _list(axis.get("buckets"))
+    for index, bucket in enumerate(buckets):
+        if not _is_int(bucket):
+            continue
+        if _is_int(low) and _is_int(high) and not low <= bucket <= high:
+            yield Problem(f"{path}.buckets.{index}", bucket, f"outside min..max, which is {low}..{high}")
+        elif index and _is_int(buckets[index - 1]) and bucket <= buckets[index - 1]:
+            yield Problem(f"{path}.buckets.{index}", bucket, "buckets must increase strictly")
+
+
+def _accuracy(raw: Raw) -> Iterator[Problem]:
+    for name in _mapping(raw.get("accuracy")):
+        if name not in PRECISIONS:
+            yield Problem(f"accuracy.{name}", None, f"unknown precision; one of {_join(PRECISIONS)}")
+
+
+def _join(names: Any) -> str:
+    return ", ".join(str(name) for name in names)
+
+
+def _is_int(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _mapping(value: Any) -> Raw:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _list(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list | tuple) else ()
+
+
+def _mappings(value: Any) -> list[Raw]:
+    """The list with every item that is no mapping replaced by an empty one, so that indices stay right."""
+    return [_mapping(item) for item in _list(value)]
