@@ -47,11 +47,16 @@ def validated(
     try:
         made = model.model_validate(raw)
     except ValidationError as invalid:
-        _extend(problems, (_problem(model, detail) for detail in invalid.errors() if not _is_echo(detail)))
+        _extend(problems, problems_of(model, invalid))
     _extend(problems, across(raw))
     if problems or made is None:
         raise error(tuple(problems))
     return made
+
+
+def problems_of(model: type[BaseModel], invalid: ValidationError) -> list[Problem]:
+    """Pydantic's errors of single fields in our words."""
+    return [_problem(model, detail) for detail in invalid.errors() if not _is_echo(detail)]
 
 
 def _is_echo(detail: ErrorDetails) -> bool:

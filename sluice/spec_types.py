@@ -132,6 +132,10 @@ Entrypoint = Annotated[
     _matching(r"[\w./-]+\.py:[A-Za-z_]\w*", "file.py:function, the file inside the checkpoint folder"),
     AfterValidator(_inside),
 ]
+FolderName = Annotated[
+    Text,
+    _matching(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", "the name of one folder at the model's source, without /"),
+]
 InsidePath = Annotated[Text, AfterValidator(_inside)]
 HeaderName = Annotated[
     Text, _matching(r"[a-z0-9][a-z0-9-]*", "a header name in lowercase, such as x-user-id")

@@ -1,0 +1,223 @@
+"""One release: a spec, a checkpoint and the params of a run, with the digests that name its parts.
+
+Problem: "has this been tried before?" and "is this built already?" must have one answer on every machine.
+Invariants:
+- `digest` covers what is served and how it is built and checked, and nothing of the rollout policy: stages,
+  gates, reviews, replicas and addresses may change without making it another release.
+- each key is the SHA-256 of exactly the inputs of its step, and every input of every key is part of `digest`:
+  the `release.json` that is stored under a digest gives the same keys to every reader.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Final, Self
+
+from pydantic import Field, ValidationError
+
+from sluice.digest import is_sha256, sha256_json
+from sluice.errors import FatalError, ParamsError, Problem, SpecError
+from sluice.spec import ReleaseSpec, Target
+from sluice.spec_problems import problems_of
+from sluice.spec_types import Environment, FolderName, Once, Part, Precision, ReviewPoint, Seconds, Text
+
+SCHEMA: Final = 1
+
+# Where the spec may complain after a param was applied, and the param to blame.
+_BLAME: Final = {
+    "precisions": "precisions",
+    "stages": "dwell_s",
+    "server.command": "server_command",
+    "server.env": "server_env",
+    "review": "review",
+}
+
+
+class Params(Part):
+    """What a person may set for one run. None: as the spec says.
+
+    dwell_s: of every stage. server_env: laid over the spec's. review: replaces `review.before`; an empty list
+    asks nobody. checkpoint: name of a folder at the model's source. retry_reason: why a digest that was turned
+    back is tried again. Raises ParamsError with every wrong field.
+    """
+
+    precisions: Annotated[tuple[Precision, ...], Field(min_length=1), Once] | None = None
+    dwell_s: Seconds | None = None
+    server_command: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
+    server_env: Environment | None = None
+    retry_reason: Text | None = None
+    checkpoint: FolderName | None = None
+    review: Annotated[tuple[ReviewPoint, ...], Once] | None = None
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as invalid:
+            raise ParamsError(tuple(problems_of(type(self), invalid))) from None
+
+    def apply(self, spec: ReleaseSpec) -> ReleaseSpec:
+        """The spec with these params in it; applying them twice changes nothing more."""
+        raw = spec.to_dict()
+        if self.precisions is not None:
+            raw["precisions"] = list(self.precisions)
+        if self.dwell_s is not None:
+            raw["stages"] = [{**stage, "dwell_s": self.dwell_s} for stage in raw["stages"]]
+        if self.server_command is not None:
+            raw["server"]["command"] = list(self.server_command)
+        raw["server"]["env"].update(self.server_env or {})
+        if self.review is not None:
+            raw["review"]["before"] = list(self.review)
+        try:
+            return ReleaseSpec.from_dict(raw)
+        except SpecError as error:
+            raise ParamsError(tuple(_blamed(problem) for problem in error.problems)) from None
+
+
+def _blamed(problem: Problem) -> Problem:
+    for path, param in _BLAME.items():
+        if problem.path == path or problem.path.startswith(f"{path}."):
+            return Problem(param, problem.value, problem.message)
+    return problem
+
+
+class ReleaseError(FatalError):
+    """A release document that cannot be used."""
+
+    def __init__(self, field_name: str, got: str, wanted: str) -> None:
+        super().__init__(field_name, got, wanted)
+        self.field_name, self.got, self.wanted = field_name, got, wanted
+
+    @property
+    def message(self) -> str:
+        return f"release: {self.field_name} = {self.got}, wanted {self.wanted}"
+
+    @property
+    def next_step(self) -> str:
+        return "trigger the run again; resolve writes a new release.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseKeys:
+    """The key of each artifact of one release in the store; 64 hex digits each."""
+
+    checkpoint: str
+    onnx: str
+    numerics: str
+    calibration: str
+    engines: Mapping[str, str]
+
+    def engine(self, arch: str) -> str:
+        """The key of this architecture's engine. Raises ReleaseError naming those there are."""
+        try:
+            return self.engines[arch]
+        except KeyError:
+            raise ReleaseError("target", arch, f"one of {', '.join(self.engines)}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """One immutable release. `spec` has the params applied, whatever spec it was made from.
+
+    checkpoint_sha256: digest of the checkpoint folder's tree, 64 lowercase hex digits.
+    """
+
+    spec: ReleaseSpec
+    checkpoint_sha256: str
+    params: Params = field(default_factory=Params)
+
+    def __post_init__(self) -> None:
+        if not is_sha256(self.checkpoint_sha256):
+            raise ReleaseError("checkpoint_sha256", repr(self.checkpoint_sha256), "64 lowercase hex digits")
+        object.__setattr__(self, "spec", self.params.apply(self.spec))
+
+    @property
+    def digest(self) -> str:
+        """Names what is served; also the store key of `release.json`."""
+        spec, keys = self.spec, self.keys
+        served = {"image": spec.server.image, "command": spec.server.command, "env": spec.server.env}
+        inputs = {"onnx": keys.onnx, "numerics": keys.numerics, "engines": dict(keys.engines)}
+        return _key("release", service=spec.service, server=served, **inputs)
+
+    @property
+    def keys(self) -> ReleaseKeys:
+        """The store keys of this release's artifacts."""
+        onnx = _key("onnx", **self._onnx_inputs())
+        numerics = _key("numerics", onnx=onnx, **self._sample_inputs(), bars=self.spec.numerics.model_dump())
+        calibration = _key("calibration", onnx=onnx, **self._calibration_inputs())
+        return ReleaseKeys(
+            checkpoint=self.checkpoint_sha256,
+            onnx=onnx,
+            numerics=numerics,
+            calibration=calibration,
+            engines={t.arch: self._engine(t, onnx, calibration) for t in self.spec.targets},
+        )
+
+    def _onnx_inputs(self) -> dict[str, Any]:
+        model = self.spec.to_dict()["model"]
+        names = ("entrypoint", "opset", "inputs", "outputs", "segments", "symbolics", "samples")
+        axes = {name: (axis.min, axis.opt, axis.max) for name, axis in self.spec.model.axes.items()}
+        return {
+            "checkpoint": self.checkpoint_sha256,
+            "model": {name: model[name] for name in names},
+            "axes": axes,
+            "image": self.spec.images.exporter,
+        }
+
+    def _sample_inputs(self) -> dict[str, Any]:
+        axes = {name: axis.model_dump() for name, axis in self.spec.model.axes.items()}
+        return {"samples": self.spec.model.samples, "axes": axes}
+
+    def _calibration_inputs(self) -> dict[str, Any]:
+        calibration = self.spec.calibration
+        return {
+            "samples": (self.spec.model.samples, calibration.samples),
+            "methods": sorted(calibration.methods),
+            "image": self.spec.images.calibration,
+        }
+
+    def _engine(self, target: Target, onnx: str, calibration: str) -> str:
+        precisions = sorted({"fp32", *self.spec.precisions})  # fp32 is always allowed
+        return _key(
+            "engine",
+            service=self.spec.service,
+            onnx=onnx,
+            calibration=calibration if "int8" in precisions else None,
+            target=(target.arch, target.backend, target.image),
+            precisions=sorted(self.spec.precisions),
+            accuracy={name: self.spec.accuracy[name].cosine for name in precisions},
+            accuracy_samples=self.spec.numerics.samples,
+            **self._sample_inputs(),
+        )
+
+    def to_json(self) -> str:
+        """`release.json`; `from_json` reads it back to an equal release."""
+        document = {
+            "schema": SCHEMA,
+            "digest": self.digest,
+            "checkpoint_sha256": self.checkpoint_sha256,
+            "spec": self.spec.to_dict(),
+            "params": self.params.model_dump(mode="json", exclude_none=True),
+        }
+        return json.dumps(document, indent=2, sort_keys=True, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, data: str | bytes | Mapping[str, Any]) -> Self:
+        """Read `release.json`. Raises ReleaseError, SpecError or ParamsError; a digest that differs counts."""
+        try:
+            raw = json.loads(data) if isinstance(data, str | bytes) else dict(data)
+            version, spec, checkpoint, params = (raw[name] for name in _PARTS)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ReleaseError("document", f"{type(error).__name__}: {error}", ", ".join(_PARTS)) from error
+        if version != SCHEMA:
+            raise ReleaseError("schema", repr(version), str(SCHEMA))
+        release = cls(ReleaseSpec.from_dict(spec), checkpoint, Params(**params))
+        if raw.get("digest") != release.digest:
+            raise ReleaseError("digest", repr(raw.get("digest")), release.digest)
+        return release
+
+
+_PARTS: Final = ("schema", "spec", "checkpoint_sha256", "params")
+
+
+def _key(kind: str, **inputs: Any) -> str:
+    return sha256_json({"schema": SCHEMA, "kind": kind, **inputs})
