@@ -7,7 +7,7 @@ python3.11 -m venv "$folder"
 "$folder/bin/pip" install --quiet -r requirements.in
 {
   sed -n '/^#/p' requirements.txt
-  "$folder/bin/pip" freeze | sed 's/^torch==\([0-9.]*\)+cpu/torch==\1/'
+  "$folder/bin/pip" freeze | sed 's/^great_expectations==/great-expectations==/; s/^torch==\([0-9.]*\)+cpu/torch==\1/'
   echo 'tensorrt==8.6.0; python_version == "3.10"'
 } > "$folder/lock"
 mv "$folder/lock" requirements.txt
