@@ -1,0 +1,108 @@
+"""The report's figures come from the journal; each kind of damage to it must show."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from local.demo.exposure import deviations, exposure
+from local.load.journal import Sent
+from sluice.buckets import bucket
+from sluice.hashline import HashLine
+
+SHARES = {"cpu-avx2": 1.0}
+T0 = 1_800_000_000.0
+USERS = [f"user-{n:05d}" for n in range(2_000)]
+
+
+def iso(second):
+    return datetime.fromtimestamp(T0 + second, UTC).isoformat(timespec="microseconds")
+
+
+def rollout(**changes):
+    base = {
+        "salt": "pepper",
+        "state": "promoted",
+        "candidate": {"version": "2"},
+        "opened": [
+            {"stage": 0, "percent": 5, "at": iso(10), "acked_at": iso(10.1)},
+            {"stage": 1, "percent": 100, "at": iso(20), "acked_at": iso(20.1)},
+        ],
+        "verdict": {"action": "pass", "at": iso(30)},
+        "started_at": iso(0),
+        "ended_at": iso(30),
+    }
+    return {**base, **changes}
+
+
+def sent(uid, second, version, status=200):
+    return Sent(
+        sent_at_s=T0 + second,
+        ended_at_s=T0 + second + 0.01,
+        uid=uid,
+        version=version,
+        status=status,
+        tokens=9,
+    )
+
+
+def honest_rows():
+    """What a gateway that follows the hash exactly would have answered."""
+    rows = []
+    for percent, second in ((5.0, 12), (100.0, 22)):
+        line = HashLine.build(SHARES, percent)
+        for uid in USERS:
+            version = "2" if line.side(bucket("pepper", uid)) == "candidate" else "1"
+            rows.append(sent(uid, second, version))
+    return rows
+
+
+def test_an_honest_gateway_has_no_misprediction_and_no_change_of_sides():
+    found = exposure(rollout(), honest_rows(), shares=SHARES)
+    assert [stage["mispredicted_requests"] for stage in found["stages"]] == [0, 0]
+    assert found["users_who_changed_sides"] == 0
+    assert found["client_failures"] == 0
+    assert found["stages"][1]["users_exposed"] == len(USERS)
+    assert found["stages"][1]["deviations_from_asked_share"] == 0
+
+
+def test_one_user_on_the_wrong_side_is_counted():
+    rows = honest_rows()
+    wrong = next(row for row in rows if row.version == "1")
+    rows[rows.index(wrong)] = sent(wrong.uid, 12, "2")
+    assert exposure(rollout(), rows, shares=SHARES)["stages"][0]["mispredicted_requests"] == 1
+
+
+def test_a_user_sent_back_while_the_rollout_grows_is_counted():
+    rows = [*honest_rows(), sent(USERS[0], 25, "1")]
+    assert exposure(rollout(), rows, shares=SHARES)["users_who_changed_sides"] == 1
+
+
+def test_a_request_across_a_change_is_held_against_no_prediction():
+    """Sent before the acknowledgement, so nobody can say which side it was routed on."""
+    rows = [*honest_rows(), sent(USERS[0], 10.05, "2"), sent(USERS[1], 19.995, "2")]
+    assert exposure(rollout(), rows, shares=SHARES)["stages"][0]["mispredicted_requests"] == 0
+
+
+def test_failures_are_counted_by_version_and_no_answer_is_a_failure():
+    rows = [*honest_rows(), sent("a", 12, "2", 500), sent("b", 12, "", 0)]
+    found = exposure(rollout(), rows, shares=SHARES)
+    assert found["client_failures"] == 2
+    assert found["client_failures_by_version"] == {"2": 1, "no answer": 1}
+
+
+def test_the_last_request_after_the_verdict_is_measured_by_the_later_clock():
+    harmed = rollout(
+        state="turned_back", verdict={"action": "harm", "at": iso(25)}, last_routed_at=iso(25.002)
+    )
+    rows = [sent("a", 24, "2"), sent("b", 25.0015, "2"), sent("c", 26, "1")]
+    assert exposure(harmed, rows, shares=SHARES)["verdict_to_last_request_ms"] == pytest.approx(2.0, abs=0.01)
+
+
+def test_a_rollout_that_was_never_open_has_no_stage():
+    assert exposure(rollout(opened=[]), honest_rows(), shares=SHARES)["stages"] == []
+
+
+def test_deviations_of_nothing_are_none_not_zero():
+    assert deviations(0, 0, 0.01) is None
+    assert deviations(1, 10, 1.0) == float("inf")
+    assert deviations(150, 10_000, 0.01) == pytest.approx(5.025, abs=0.01)

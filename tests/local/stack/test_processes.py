@@ -1,0 +1,109 @@
+"""Nothing that the stack starts may outlive it, however it ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from local.stack.processes import Processes, Program, end_group, kill_listed, start_time
+from sluice.errors import RetryableError
+
+# A program that ignores SIGTERM and leaves a child in a session of its own, as Airflow and MLflow do.
+STUBBORN = (
+    "import os, signal, subprocess, sys, time\n"
+    "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+    "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True)\n"
+    "print(os.getpid(), child.pid, flush=True)\n"
+    "time.sleep(600)\n"
+)
+OWNER = (
+    "import sys, time\n"
+    "from pathlib import Path\n"
+    "from local.stack.processes import Processes, Program\n"
+    "folder = Path(sys.argv[1])\n"
+    "processes = Processes(folder)\n"
+    "processes.start(Program(name='stubborn', argv=(sys.executable, '-c', sys.argv[2]), log=folder / 'log'))\n"
+    "time.sleep(600)\n"
+)
+
+
+def stubborn(folder: Path) -> Program:
+    return Program(name="stubborn", argv=(sys.executable, "-c", STUBBORN), log=folder / "log")
+
+
+def family(log: Path) -> list[psutil.Process]:
+    """The two processes of STUBBORN once they have written their pids."""
+    deadline = time.monotonic() + 30
+    while len(words := log.read_text().split() if log.exists() else []) < 2:
+        assert time.monotonic() < deadline, "the program did not start"
+        time.sleep(0.02)
+    return [psutil.Process(int(word)) for word in words[-2:]]
+
+
+def gone(processes: list[psutil.Process]) -> bool:
+    _, alive = psutil.wait_procs(processes, timeout=30)
+    return all(process.status() == psutil.STATUS_ZOMBIE for process in alive)
+
+
+def test_close_ends_a_program_that_ignores_sigterm_and_its_detached_child(tmp_path):
+    """The whole family is gone, also what left the process group."""
+    processes = Processes(tmp_path)
+    processes.start(stubborn(tmp_path))
+    members = family(tmp_path / "log")
+    processes.close()
+    assert gone(members)
+
+
+def test_kill_minus_nine_of_the_owner_ends_everything(tmp_path):
+    """Nobody can catch SIGKILL: the reaper ends what the owner could not."""
+    owner = subprocess.Popen([sys.executable, "-c", OWNER, str(tmp_path), STUBBORN], start_new_session=True)
+    members = family(tmp_path / "log")
+    owner.kill()
+    owner.wait()
+    assert gone(members)
+
+
+def test_a_second_start_ends_what_an_unreaped_first_one_left(tmp_path):
+    """Owner and reaper both killed: the next start finds the list and ends the rest."""
+    owner = subprocess.Popen([sys.executable, "-c", OWNER, str(tmp_path), STUBBORN], start_new_session=True)
+    members = family(tmp_path / "log")
+    for child in psutil.Process(owner.pid).children():
+        if "local.stack.processes" in " ".join(child.cmdline()):
+            child.kill()
+    owner.kill()
+    owner.wait()
+    assert all(process.is_running() for process in members)
+    Processes(tmp_path).close()
+    assert gone(members)
+
+
+def test_a_reused_pid_is_never_killed(tmp_path):
+    """The list says when each process started; another process with that pid is left alone."""
+    innocent = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True
+    )
+    started = start_time(innocent.pid)
+    assert started is not None
+    path = tmp_path / "groups.json"
+    path.write_text(f'[{{"pid": {innocent.pid}, "started": {started - 100}}}]')
+    kill_listed(path)
+    assert innocent.poll() is None
+    end_group(innocent.pid, sig=signal.SIGKILL)
+    assert innocent.wait(timeout=10) == -signal.SIGKILL
+
+
+def test_a_program_that_ended_is_named_with_the_end_of_its_log(tmp_path):
+    processes = Processes(tmp_path)
+    argv = (sys.executable, "-c", "import sys; print('the reason'); sys.exit(7)")
+    processes.start(Program(name="short", argv=argv, log=tmp_path / "log")).wait()
+    with pytest.raises(RetryableError, match=r"short ended with exit code 7.*the reason"):
+        processes.assert_alive("short")
+    processes.close()
+    assert not any(
+        process.ppid() == os.getpid() for process in psutil.process_iter() if "reap" in process.name()
+    )
