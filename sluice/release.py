@@ -135,7 +135,8 @@ class Release:
         """Names what is served; also the store key of `release.json`."""
         spec, keys = self.spec, self.keys
         served = {"image": spec.server.image, "command": spec.server.command, "env": spec.server.env}
-        inputs = {"onnx": keys.onnx, "numerics": keys.numerics, "engines": dict(keys.engines)}
+        inputs = {name: getattr(keys, name) for name in ("onnx", "numerics", "calibration")}
+        inputs["engines"] = dict(keys.engines)
         return _key("release", service=spec.service, server=served, **inputs)
 
     @property
