@@ -1,0 +1,56 @@
+"""Open an engine folder: manifest and engine file belong together, and both to this machine.
+
+Invariant: nothing of the engine file is interpreted before its digest and its architecture are those that the
+manifest names; a refusal is one line that says what to build again, and exit code 3.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from serving.runtime.backend import BACKENDS
+from serving.runtime.device import machine_arch
+from sluice.errors import FatalError
+from sluice.manifest import EngineManifest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """A checked engine: its manifest (`sluice.manifest.EngineManifest`) and its file."""
+
+    manifest: Any
+    path: Path
+
+
+def open_engine(folder: Path) -> Engine:
+    """Check an `engine` artifact folder. Raises FatalError (also ManifestMismatchError) with the next step."""
+    text = _read(folder / "manifest.json")
+    manifest = EngineManifest.from_json(text)
+    if manifest.backend not in BACKENDS:
+        raise FatalError(
+            f"manifest backend is {manifest.backend!r}, this server has {', '.join(BACKENDS)}",
+            f"build the engine again for backend {next(iter(BACKENDS))}, or serve it with another image",
+        )
+    path = folder / manifest.engine_file
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    manifest.check(arch=machine_arch(), backend=manifest.backend, engine_sha256=digest)
+    return Engine(manifest=manifest, path=path)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> FatalError:
+    return FatalError(
+        f"{path} cannot be read ({error})",
+        "name a folder with manifest.json and its engine as --engine, or build the engine again",
+    )
