@@ -136,6 +136,7 @@ FolderName = Annotated[
     Text,
     _matching(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", "the name of one folder at the model's source, without /"),
 ]
+Sha256 = Annotated[Text, _matching("[0-9a-f]{64}", "a SHA-256, 64 lowercase hex digits")]
 InsidePath = Annotated[Text, AfterValidator(_inside)]
 HeaderName = Annotated[
     Text, _matching(r"[a-z0-9][a-z0-9-]*", "a header name in lowercase, such as x-user-id")
