@@ -47,7 +47,10 @@ class Seen:
 
 
 class Follower:
-    """Polls one run. `show(seen)` after each look; hooks run once, when their stage is open."""
+    """Polls one run. `show(seen)` after each look; hooks run once, when their stage is open.
+
+    review_choice: what every review is answered, "Approve" or "Reject"; None leaves them to a person.
+    """
 
     def __init__(
         self,
@@ -56,10 +59,10 @@ class Follower:
         run_id: str,
         *,
         show: Callable[[Seen], None],
-        answer_reviews: bool,
+        review_choice: str | None,
         at_stage: dict[float, Callable[[], None]] | None = None,
     ) -> None:
-        self._stack, self._dag, self._show, self._answer = stack, dag_id, show, answer_reviews
+        self._stack, self._dag, self._show, self._choice = stack, dag_id, show, review_choice
         self._seen = Seen(run_id=run_id)
         self._at_stage = dict(at_stage or {})
         self._review_since: dict[str, float] = {}
@@ -123,16 +126,16 @@ class Follower:
         try:
             seen.state = airflow.run(self._dag, seen.run_id)["state"]
             seen.tasks = airflow.tasks(self._dag, seen.run_id)
-            if self._answer:
-                self._answer_reviews()
+            if self._choice is not None:
+                self._answer_reviews(self._choice)
         except (SluiceError, requests.RequestException):
             return
 
-    def _answer_reviews(self) -> None:
+    def _answer_reviews(self, choice: str) -> None:
         for task in self._stack.airflow.open_reviews(self._dag, self._seen.run_id):
             since = self._review_since.setdefault(task, time.monotonic())
             if time.monotonic() - since >= REVIEW_SETTLE_S:
-                self._stack.airflow.answer_review(self._dag, self._seen.run_id, task, "Approve")
+                self._stack.airflow.answer_review(self._dag, self._seen.run_id, task, choice)
                 self._seen.reviews_answered.append(task)
                 self._review_since.pop(task)
 

@@ -148,7 +148,7 @@ class Scenario:
                 DAG,
                 run_id,
                 show=screen.show if watch is None else watch.observing(screen.show),
-                answer_reviews=not self.options.review,
+                review_choice=None if self.options.review else "Approve",
                 at_stage=at_stage,
             )
             seen = follower.to_end(timeout_s=timeout_s)

@@ -1,0 +1,138 @@
+"""One service through everything that can happen to it, in this order, on the real parts.
+
+Each test needs what the one before it left: version 1 is deployed first, then four releases try to follow it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from local.demo.exposure import exposure
+from local.load.client import anonymous
+from sluice.errors import FatalError
+from tests.end_to_end.town import DAG, SERVICE, until
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
+FAULTY = ["python", "-m", "local.demo.faulty_server", "--fault", "fail", "--"]
+
+
+def test_a_first_deployment_goes_straight_to_100_percent(town):
+    """No stable version, nothing to compare with: the stages are skipped and said to be."""
+    seen = town.follow(town.trigger())
+    assert seen.state == "success", town.note(seen.run_id)
+    assert seen.rollout["state"] == "promoted"
+    assert seen.rollout["first_deployment"] is True
+    assert [row["percent"] for row in seen.rollout["opened"]] == [100]
+    states = town.task_states(seen)
+    assert states["open_5"] == states["open_50"] == "skipped"
+    assert town.alias("champion") == "1"
+    assert town.service()["stable"]["version"] == "1"
+
+
+def test_the_release_that_serves_is_not_promoted_again(town):
+    """The same digest as stable's: refused with that reason, and nothing is built for it."""
+    town.start_load()
+    seen = town.follow(town.trigger(server_env={"TRIAL": "1"}))
+    assert seen.state == "failed"
+    assert "stable" in town.log(seen, "resolve")
+    assert town.task_states(seen)["build"] in {"upstream_failed", "skipped"}
+
+
+def test_a_bad_parameter_is_answered_400_with_its_name(town):
+    with pytest.raises(FatalError, match=r"400.*dwell_s"):
+        town.stack.airflow.trigger(DAG, {"dwell_s": "soon"}, run_id="bad-parameter")
+
+
+def test_a_rejected_review_moves_no_traffic(town):
+    seen = town.follow(town.trigger(), choice="Reject")
+    assert seen.state == "failed"
+    assert seen.rollout["state"] == "rejected"
+    assert seen.rollout["opened"] == []
+    assert town.service()["stable"]["version"] == "1"
+    assert town.alias("champion") == "1"
+
+
+def test_an_unchanged_input_is_not_built_again(town):
+    """The rejected release differs in its server's environment only, so its engine was there already."""
+    seen = town.follow(town.trigger(), choice="Reject")
+    assert "unchanged: engine" in town.log(seen, "build", map_index=0)
+    assert "unchanged: onnx" in town.log(seen, "export")
+
+
+def test_a_harmful_version_is_turned_back_and_remembered(town):
+    """One request in twenty fails: the guard turns it back, the reason is on the version, the run is red."""
+    env = {"TRIAL": "harm"}
+    seen = town.follow(town.trigger(server_command=FAULTY, server_env=env))
+    assert seen.state == "failed"
+    assert seen.rollout["state"] == "turned_back"
+    assert seen.rollout["verdict"]["action"] == "harm"
+    assert max(row["percent"] for row in seen.rollout["opened"]) <= 50
+    reason = seen.rollout["verdict"]["reason"]
+    assert reason in town.log(seen, "verdict")
+    assert reason in town.note(seen.run_id)
+    assert reason[:60] in town.tags(seen.rollout["candidate"]["version"])["reason"]
+    assert town.alias("champion") == "1"
+    again = town.follow(town.trigger(server_command=FAULTY, server_env=env))
+    assert again.state == "failed"
+    assert "retry_reason" in town.log(again, "resolve")
+
+
+def test_without_evidence_it_holds_and_buttons_move_nothing_then_it_goes_on(town):
+    """Traffic stops in the 5 % stage: hold, with the reason; traffic comes back: the same run ends at 100 %."""
+    run_id = town.trigger()
+    seen = town.until_stage(run_id, 5)
+    town.stop_load()
+    rollout_id = seen.rollout["id"]
+    held = until(
+        lambda: (found := town.verdict(rollout_id)).get("action") == "hold" and found,
+        "a hold without traffic",
+    )
+    assert held["reason"]
+    before = town.service()["line"]
+    town.stack.airflow.set_task_state(DAG, run_id, "gate_5", "success")
+    until(lambda: gate_is(town, run_id, "open_50") and True, "open_50 to start after the mark")
+    assert town.service()["line"] == before
+    assert town.rollout(rollout_id)["percent"] == 5
+    url = f"{town.stack.layout.url('gateway')}/v2/models/{SERVICE}"
+    counts = asyncio.run(anonymous(url, "x-user-id", requests=1_000))
+    assert counts == {"failed": 0, "1": 1_000}
+    town.start_load()
+    done = town.follow(run_id)
+    assert done.state == "success", town.note(run_id)
+    assert done.rollout["state"] == "promoted"
+    opened = [row["stage"] for row in town.decisions(rollout_id) if row["action"] == "open"]
+    assert opened == sorted(set(opened)), "a stage was opened twice"
+    found = exposure(done.rollout, town.sent(), shares=shares(town))
+    assert [stage["mispredicted_requests"] for stage in found["stages"]] == [0, 0, 0]
+    assert found["users_who_changed_sides"] == 0
+    assert found["client_failures"] == 0
+    assert town.alias("champion") == done.rollout["candidate"]["version"]
+    assert town.alias("previous") == "1"
+
+
+def test_a_newer_run_supersedes_an_active_one(town):
+    """The older run ends red and says which run took its place; the newer one is promoted."""
+    older = town.trigger()
+    first = town.until_stage(older, 5)
+    newer = town.trigger()
+    done = town.follow(newer)
+    assert done.state == "success", town.note(newer)
+    assert done.rollout["state"] == "promoted"
+    ended = town.follow(older)
+    assert ended.state == "failed"
+    assert town.rollout(first.rollout["id"])["state"] == "superseded"
+    assert town.service()["stable"]["version"] == done.rollout["candidate"]["version"]
+
+
+def gate_is(town, run_id, task):
+    rows = town.stack.airflow.tasks(DAG, run_id)
+    return next((row["state"] for row in rows if row["task_id"] == task and row["start_date"]), None)
+
+
+def shares(town):
+    totals = {}
+    for piece in town.service()["line"]:
+        totals[piece["arch"]] = totals.get(piece["arch"], 0) + piece["weight"] / 10_000
+    return totals
