@@ -1,0 +1,1 @@
+"""The rollout controller: ledger, guard, evidence, and what the gateways are told."""

@@ -1,0 +1,131 @@
+"""The guard: closes a rollout on harm, with nobody watching and nothing else running.
+
+Every 0.25 s it judges what the controller itself counted. It needs the ledger and the gateways; Airflow, MLflow,
+Prometheus and Kubernetes may all be down. Invariants: it only ever lowers traffic or holds; harm is in the ledger
+before the weights move (unless the ledger is what is broken: the weights move all the same); one rollout that
+cannot be judged never keeps the others from being judged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from datetime import datetime
+from typing import Any, Final
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from serving.control.ledger import Head, find_latest
+from serving.control.problems import ControlProblem
+from serving.control.rollouts import LEASE, Parts, Rollouts
+from sluice.stages import State
+
+TICK_S: Final = 0.25
+BY: Final = "guard"
+
+_log = logging.getLogger(__name__)
+
+
+class Guard:
+    """Judges the open stages and does what follows from time alone: leases, late acknowledgements."""
+
+    def __init__(self, parts: Parts, rollouts: Rollouts) -> None:
+        self._p, self._rollouts = parts, rollouts
+        self._task: asyncio.Task[None] | None = None
+        self._told: dict[str, tuple[int | None, str]] = {}  # rollout -> stage and action last in the ledger
+        self._harm: dict[str, dict[str, Any]] = {}  # found, acted on, and not in the ledger yet
+        self.errors = 0  # ticks in which something could not be judged; on /metrics
+        self.last_tick: datetime | None = None
+
+    async def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="guard")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _run(self) -> None:
+        while True:
+            await self.tick()
+            await asyncio.sleep(TICK_S)
+
+    async def tick(self) -> None:
+        """One pass over everything that is live or not yet acknowledged."""
+        heads: list[Head] = []
+        with suppress(SQLAlchemyError):  # counted and told by the first step that needs the ledger
+            heads = self._p.ledger.heads(active=True)
+        self.last_tick = self._p.now()
+        for head in heads:
+            await self._safely(self._judge, head)
+            await self._safely(self._lease, head)
+            await self._safely(self._acks, head)
+        await self._safely(self._zero)
+
+    async def _safely(self, step: Callable[..., Awaitable[None]], *args: Any) -> None:
+        """A bug or a broken database in one step must not end the guard: say it, count it, go on."""
+        try:
+            await step(*args)
+        except ControlProblem as problem:
+            _log.info("%s: another writer was first: %s", step.__name__, problem)
+        except Exception:
+            self.errors += 1
+            _log.exception("%s failed; the guard goes on", step.__name__)
+
+    async def _judge(self, head: Head) -> None:
+        if head.state != State.RUNNING:
+            return
+        verdict = self._harm.get(head.id) or self._p.evidence.judge(head)
+        if verdict["action"] == "harm":
+            _log.warning("rollout %s: harm: %s", head.id, verdict["reason"])
+            self._harm[head.id] = verdict
+            await self._rollouts.close(
+                head.id, State.TURNED_BACK, reason=verdict["reason"], by=BY, verdict=verdict
+            )
+            del self._harm[head.id]
+            return
+        now = (head.stage, verdict["action"])
+        before = self._told.get(head.id, (head.stage, (head.verdict or {}).get("action", "hold")))
+        if now != before:
+            self._rollouts.note_verdict(head, verdict)
+        self._told[head.id] = now
+
+    async def _lease(self, head: Head) -> None:
+        """Nobody renewed the rollout: its run died. What follows is the policy's choice.
+
+        While it prepares nothing is at risk and long builds are silent: there the rollout is only held.
+        """
+        head = self._rollouts.get(head.id)
+        if (
+            not head.active
+            or head.lease_until is None
+            or datetime.fromisoformat(head.lease_until) > self._p.now()
+        ):
+            return
+        reason = f"nobody renewed the lease until {head.lease_until}"
+        if head.policy["lease"]["then"] == "retreat" and head.state == State.RUNNING:
+            await self._rollouts.close(head.id, State.ABANDONED, reason=reason, by=BY)
+        elif head.held is None:
+            self._rollouts.hold_row(head, reason=reason, by=LEASE)
+
+    async def _acks(self, head: Head) -> None:
+        """A gateway that was late when the stage opened may have come meanwhile."""
+        head = self._rollouts.get(head.id)
+        if head.active and head.opened and head.opened[-1]["acked_at"] is None:
+            report = await self._p.world.wait_acked(await self._p.world.push(), 0)
+            if report.complete:
+                self._rollouts.note_opened(head.id)
+
+    async def _zero(self) -> None:
+        """The same for a retreat, of each service's newest rollout."""
+        for service in self._p.ledger.services():
+            with self._p.ledger.read() as session:
+                head = find_latest(session, service.service)
+            if head is None or head.active or head.state == State.PROMOTED or head.zero_acked_at is not None:
+                continue
+            report = await self._p.world.wait_acked(await self._p.world.push(), 0)
+            if report.complete:
+                self._rollouts.note_zero(head.id)

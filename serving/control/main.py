@@ -1,0 +1,162 @@
+"""The rollout controller as a process.
+
+Start: open the ledger, learn the addresses, hand the ledger's traffic to the gateways' server before it answers
+anybody, go on counting from the snapshots, then guard, then serve. So after a crash the world is first made to
+follow the ledger, and a gateway that connects never hears of anything older.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import uvicorn
+from fastapi import FastAPI
+from sqlalchemy.exc import SQLAlchemyError
+
+from serving.control.api import Commands, make_app
+from serving.control.capacity import Capacity
+from serving.control.evidence import Evidence
+from serving.control.guard import Guard
+from serving.control.ledger import Ledger
+from serving.control.metrics import registry
+from serving.control.opening import StageOpener
+from serving.control.rollouts import Parts, Rollouts, utc_now
+from serving.control.world import World
+from serving.control.xds.gateways import Gateways
+from sluice.stages import State
+
+LISTED_WAIT_S: Final = 5.0
+ADDRESSES: Final = "addresses"  # snapshot key: the last known addresses, for a start without Kubernetes
+EXIT_USAGE: Final = 2
+
+_log = logging.getLogger("serving.control")
+
+
+class Controller:
+    """All parts of one controller, wired. Everything runs on the event loop that calls `start`."""
+
+    def __init__(self, *, ledger: str, kubeconfig: Path | None, namespace: str) -> None:
+        self.ledger = Ledger(ledger)
+        self.plane = Gateways(on_entries=lambda entries: self.evidence.on_entries(entries))
+        self.capacity = Capacity(
+            kubeconfig=kubeconfig, namespace=namespace, on_change=self._addresses_changed
+        )
+        self.evidence = Evidence(
+            ledger=self.ledger, capacity=self.capacity, plane=lambda: self.plane, now=utc_now
+        )
+        self.world = World(
+            ledger=self.ledger, capacity=self.capacity, plane=self.plane, sight=self.evidence.sight
+        )
+        parts = Parts(ledger=self.ledger, world=self.world, evidence=self.evidence, capacity=self.capacity)
+        rollouts = Rollouts(parts)
+        guard = Guard(parts, rollouts)
+        self.commands = Commands(
+            parts=parts,
+            rollouts=rollouts,
+            opener=StageOpener(parts, rollouts),
+            guard=guard,
+            registry=registry(parts, guard),
+        )
+
+    @asynccontextmanager
+    async def running(self, host: str, xds_port: int) -> AsyncIterator[int]:
+        """Start everything; yields the xDS port; stops everything in the reverse order."""
+        async with AsyncExitStack() as stack:
+            stack.callback(self.ledger.close)
+            known = self.ledger.snapshot(ADDRESSES)
+            self.capacity.seed(json.loads(known) if known else {})
+            stack.push_async_callback(self.capacity.stop)
+            await self.capacity.start()
+            if not await self.capacity.listed(LISTED_WAIT_S):
+                _log.warning(
+                    "Kubernetes does not answer (%s); using the last known addresses", self.capacity.error
+                )
+            self.repair()
+            stack.push_async_callback(self.world.stop)
+            await self.world.start()
+            stack.push_async_callback(self.plane.stop)
+            port = await self.plane.start(host, xds_port)
+            stack.push_async_callback(self.commands.guard.stop)
+            await self.commands.guard.start()
+            yield port
+            self.evidence.save(force=True)
+
+    def repair(self) -> None:
+        """Go on counting for what the ledger says is running."""
+        for head in self.ledger.heads(active=True):
+            if head.state == State.RUNNING:
+                self.evidence.restore(head)
+
+    def _addresses_changed(self) -> None:
+        self.world.kick()
+        try:
+            body = json.dumps(self.capacity.to_json()).encode()
+            self.ledger.save_snapshots(utc_now().isoformat(), {ADDRESSES: body})
+        except SQLAlchemyError:
+            _log.exception(
+                "the addresses cannot be saved; a restart without Kubernetes would miss the new ones"
+            )
+
+
+async def serve(args: argparse.Namespace, token: str) -> None:
+    """Run until SIGTERM or SIGINT."""
+    controller = Controller(ledger=args.ledger, kubeconfig=args.kubeconfig, namespace=args.namespace)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        async with controller.running(args.host, args.xds_port) as xds_port:
+            print(
+                f"ready: rollout controller on http://{args.host}:{args.port}, xDS on {args.host}:{xds_port}"
+            )
+            sys.stdout.flush()
+            yield
+
+    app = make_app(controller.commands, token=token, lifespan=lifespan)
+    config = uvicorn.Config(
+        app, host=args.host, port=args.port, log_level="warning", timeout_graceful_shutdown=3, lifespan="on"
+    )
+    await uvicorn.Server(config).serve()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    args = _parser().parse_args(argv)
+    logging.basicConfig(level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    try:
+        token = args.token_file.read_text().strip()
+    except OSError as error:
+        print(
+            f"error: --token-file {args.token_file}: {error.strerror}; write a secret into it",
+            file=sys.stderr,
+        )
+        return EXIT_USAGE
+    if not token:
+        print(f"error: --token-file {args.token_file} is empty; write a secret into it", file=sys.stderr)
+        return EXIT_USAGE
+    asyncio.run(serve(args, token))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m serving.control", description="Sluice's rollout controller."
+    )
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8640, help="REST API")
+    parser.add_argument("--xds-port", type=int, default=8641, help="gateways connect here (gRPC)")
+    parser.add_argument(
+        "--ledger", required=True, help="SQLAlchemy URL, e.g. sqlite:////var/lib/sluice/ledger.db"
+    )
+    parser.add_argument("--token-file", type=Path, required=True, help="file that holds the bearer token")
+    parser.add_argument("--kubeconfig", type=Path, default=None, help="without it: fixed endpoints only")
+    parser.add_argument("--namespace", default="default", help="Kubernetes namespace of the workloads")
+    parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+    return parser

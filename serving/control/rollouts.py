@@ -1,0 +1,460 @@
+"""The commands that move a rollout, except opening a stage (`opening.py`).
+
+Problem: calls come twice, late, and from runs that died. Invariants: every command is one ledger transaction that
+compares and sets; the ledger is written first and the gateways follow; a retreat needs nobody's permission, waits
+for nobody and never fails because something else happened at the same time.
+All of it runs on one event loop: between a read of the ledger and the write that depends on it there is no await.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from serving.control.capacity import Capacity
+from serving.control.evidence import Evidence
+from serving.control.ledger import (
+    Decision,
+    Head,
+    Ledger,
+    ServiceRow,
+    StaleHeadError,
+    create,
+    find_active,
+    find_ended,
+    find_latest,
+    find_run,
+    move,
+)
+from serving.control.models import BeginRequest, CandidateRequest, HoldRequest, RetreatRequest
+from serving.control.policy import Policy, parse_policy, strict_beta
+from serving.control.problems import ControlProblem, conflict, ended, not_found, stale_epoch
+from serving.control.world import World
+from sluice import stages
+from sluice.stages import Action, State
+
+ACK_WAIT_S: Final = 5.0  # a gateway acknowledges within milliseconds; after this the answer says who did not
+LEASE: Final = "lease"  # `held.by` of a hold that the next renewal lifts by itself
+
+_log = logging.getLogger(__name__)
+
+
+def iso(at: datetime) -> str:
+    """ISO-8601 UTC with microseconds, also when they are zero, so that times sort as text."""
+    return at.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What the commands work with; built once in `main`."""
+
+    ledger: Ledger
+    world: World
+    evidence: Evidence
+    capacity: Capacity
+    now: Callable[[], datetime] = utc_now
+    new_salt: Callable[[], str] = lambda: secrets.token_hex(8)
+
+
+class Rollouts:
+    """Begin, attach, retreat, hold, resume, renew, promote."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._p = parts
+
+    def get(self, rollout: str) -> Head:
+        """The rollout now. Raises ControlProblem 404."""
+        head = self._p.ledger.head(rollout)
+        if head is None:
+            raise not_found("rollout", rollout, "/v1/services")
+        return head
+
+    def current(self, rollout: str, epoch: int) -> Head:
+        """The rollout, if it is live and at `epoch`. Raises ControlProblem 404 or 409."""
+        head = self.get(rollout)
+        if head.epoch != epoch:
+            raise stale_epoch(rollout, head.epoch, epoch)
+        if not head.active:
+            raise ended(rollout, head.state, head.reason)
+        return head
+
+    async def begin(self, request: BeginRequest) -> tuple[Head, bool]:
+        """Start a rollout. Returns (head, whether it is new): the same run_id gets its own rollout again.
+
+        Raises ControlProblem: 422 for the policy; 409 active-rollout, turned-back, already-stable.
+        """
+        policy = parse_policy(request.policy)
+        running = self._running_other(request)
+        if running is not None and request.on_active == "supersede":
+            asked = RetreatRequest(
+                reason=f"superseded by run {request.run_id}", by=request.run_id, outcome="cancelled"
+            )
+            await self.retreat(running.id, asked, state=State.SUPERSEDED)
+        try:
+            with self._p.ledger.write() as session:
+                head, new = self._begin(session, request, policy)
+        except IntegrityError:  # another controller began one between our read and our write
+            raise conflict(request.service) from None
+        if new:
+            await self._p.world.push()
+        return head, new
+
+    def _running_other(self, request: BeginRequest) -> Head | None:
+        with self._p.ledger.read() as session:
+            active = find_active(session, request.service)
+        return None if active is None or active.run_id == request.run_id else active
+
+    def _begin(self, session: Session, request: BeginRequest, policy: Policy) -> tuple[Head, bool]:
+        if (known := find_run(session, request.service, request.run_id)) is not None:
+            return known, False
+        if (active := find_active(session, request.service)) is not None:
+            raise _active(active)
+        service = self._service(session, request, policy)
+        _refuse_stable(service, request)
+        earlier = find_ended(session, request.service, request.release_digest, State.TURNED_BACK)
+        if earlier and request.retry_reason is None:
+            raise _turned_back(earlier[-1])
+        now = self._p.now()
+        service.epoch += 1
+        head = Head(
+            id=f"{request.service}-{service.epoch}",
+            service=request.service,
+            run_id=request.run_id,
+            release_digest=request.release_digest,
+            epoch=service.epoch,
+            counter=0,
+            state=State.PREPARING,
+            policy=strict_beta(policy, tries=len(earlier)),
+            salt=service.salt,
+            started_at=iso(now),
+            stable=service.stable,
+            retry_reason=request.retry_reason,
+            earlier=_earlier(earlier),
+            first_deployment=service.stable is None,
+            lease_until=iso(now + timedelta(seconds=policy.lease.ttl_s)),
+        )
+        create(
+            session,
+            head,
+            Decision(at=iso(now), action="begin", by=request.run_id, reason=request.retry_reason),
+        )
+        return head, True
+
+    def _service(self, session: Session, request: BeginRequest, policy: Policy) -> ServiceRow:
+        """The service's row, with a new salt unless some gateway may still route to an old candidate."""
+        service = session.get(ServiceRow, request.service)
+        if service is None:
+            service = ServiceRow(
+                service=request.service,
+                epoch=0,
+                salt=self._p.new_salt(),
+                policy=policy.to_dict(),
+                stable=None,
+            )
+            session.add(service)
+        elif _settled(find_latest(session, request.service)):
+            service.salt = self._p.new_salt()
+        adopt = policy.first_deployment.adopt
+        if service.stable is None and adopt is not None:
+            service.stable = {"version": "adopted", "upstream": str(adopt)}
+            service.policy = policy.to_dict()
+        return service
+
+    async def candidate(self, rollout: str, request: CandidateRequest) -> Head:
+        """Say where the candidate runs. Again with the same body: nothing changes."""
+        head = self.current(rollout, request.epoch)
+        attached = {
+            "version": request.version,
+            "signature": request.signature,
+            "workloads": [w.model_dump(mode="json", exclude_none=True) for w in request.workloads],
+            "release_digest": head.release_digest,
+        }
+        if head.candidate == attached:
+            return head
+        self._check_candidate(head, attached)
+        head = self.write(
+            head, replace(head, candidate=attached), Action.ATTACH, reason=f"version {request.version}"
+        )
+        await self._p.world.push()
+        return head
+
+    def _check_candidate(self, head: Head, attached: Mapping[str, Any]) -> None:
+        stages.move(State(head.state), Action.ATTACH)
+        wanted = {target["arch"] for target in head.policy["targets"]}
+        unknown = sorted({w["arch"] for w in attached["workloads"]} - wanted)
+        taken = {"adopted", None if head.stable is None else head.stable["version"]}
+        if unknown:
+            message, step = (
+                f"workloads name {unknown}, the policy's targets are {sorted(wanted)}",
+                "name those",
+            )
+        elif attached["version"] in taken:
+            message = f"version {attached['version']!r} is stable's"
+            step = "register the candidate as a version of its own"
+        else:
+            self._p.capacity.require(attached["workloads"])
+            return
+        raise ControlProblem(422, "invalid-request", message, step)
+
+    async def retreat(self, rollout: str, request: RetreatRequest, *, state: State | None = None) -> Head:
+        """Take all traffic from the candidate, whatever else happens. Ended already: nothing changes."""
+        goal = State(request.outcome) if state is None else state
+        return await self.close(rollout, goal, reason=request.reason, by=request.by)
+
+    async def close(
+        self, rollout: str, goal: State, *, reason: str, by: str, verdict: Mapping[str, Any] | None = None
+    ) -> Head:
+        """End a rollout in a state that takes its traffic away: ledger first, then the gateways.
+
+        A ledger that cannot be written does not save a bad version: the traffic goes to stable all the same, and
+        the database's error is raised for the caller to try the row again.
+        """
+        try:
+            head = self._close_row(rollout, goal, reason=reason, by=by, verdict=verdict)
+        except SQLAlchemyError:
+            self._p.world.closed.add(rollout)
+            await self._p.world.push()
+            raise
+        self._p.world.closed.discard(rollout)
+        return await self.lower(head)
+
+    def _close_row(
+        self, rollout: str, goal: State, *, reason: str, by: str, verdict: Mapping[str, Any] | None
+    ) -> Head:
+        """Beats a write of anyone else by trying again on what that one wrote."""
+        while True:
+            head = self.get(rollout)
+            if not head.active:
+                return head
+            at = iso(self._p.now())
+            action = stages.retreat_action(goal)
+            new = replace(
+                head,
+                state=stages.move(State(head.state), action),
+                reason=reason,
+                ended_at=at,
+                verdict=verdict or head.verdict,
+                exposed=self._p.evidence.exposed(head),
+            )
+            decision = Decision(at=at, action=action, by=by, reason=reason, verdict=verdict)
+            try:
+                with self._p.ledger.write() as session:
+                    return move(session, head, new, decision)
+            except StaleHeadError:
+                _log.info("rollout %s moved during a retreat; retreating from where it is now", rollout)
+
+    async def lower(self, head: Head) -> Head:
+        """Make the gateways follow a retreat and note when the last one did."""
+        generation = await self._p.world.push()
+        report = await self._p.world.wait_acked(generation, ACK_WAIT_S)
+        if report.complete:
+            return self.note_zero(head.id)
+        _log.warning("rollout %s: not every gateway follows the retreat yet: %s", head.id, report)
+        return self.get(head.id)
+
+    def note_zero(self, rollout: str) -> Head:
+        """Write down that no gateway routes to the candidate any more. Idempotent."""
+        head = self.get(rollout)
+        if head.zero_acked_at is not None or head.active or head.state == State.PROMOTED:
+            return head
+        with self._p.ledger.write() as session:
+            return move(session, head, replace(head, zero_acked_at=iso(self._p.now())), None)
+
+    def note_opened(self, rollout: str) -> Head:
+        """Write down that every gateway acknowledged the open stage. Idempotent."""
+        head = self.get(rollout)
+        if not head.active or not head.opened or head.opened[-1]["acked_at"] is not None:
+            return head
+        last = {**head.opened[-1], "acked_at": iso(self._p.now())}
+        return self._store(head, replace(head, opened=(*head.opened[:-1], last)), None)
+
+    def note_verdict(self, head: Head, verdict: Mapping[str, Any]) -> Head:
+        """Append that the open stage's verdict changed. It moves nothing."""
+        decision = Decision(
+            at=iso(self._p.now()),
+            action=verdict["action"],
+            by="guard",
+            reason=verdict["reason"],
+            verdict=verdict,
+        )
+        return self._store(head, replace(head, verdict=verdict), decision)
+
+    async def hold(self, rollout: str, request: HoldRequest) -> Head:
+        """Stop going on; traffic stays. Held already: the first reason stays."""
+        head = self.current(rollout, request.epoch)
+        if head.held is not None and head.held["by"] != LEASE:
+            return head
+        return self.hold_row(head, reason=request.reason, by=request.by)
+
+    def hold_row(self, head: Head, *, reason: str, by: str) -> Head:
+        held = {"since": iso(self._p.now()), "reason": reason, "by": by}
+        return self.write(head, replace(head, held=held), Action.HOLD, by=by, reason=reason)
+
+    async def resume(self, rollout: str, request: HoldRequest) -> Head:
+        head = self.current(rollout, request.epoch)
+        if head.held is None:
+            return head
+        return self.write(head, replace(head, held=None), Action.RESUME, by=request.by, reason=request.reason)
+
+    async def lease(self, rollout: str, epoch: int) -> Head:
+        """The run says that it is alive. Lifts a hold that came from its silence."""
+        head = self.current(rollout, epoch)
+        until = iso(self._p.now() + timedelta(seconds=head.policy["lease"]["ttl_s"]))
+        new = replace(head, lease_until=until)
+        if head.held is not None and head.held["by"] == LEASE:
+            return self.write(head, replace(new, held=None), Action.RESUME, reason="the lease was renewed")
+        return self._store(head, new, None)
+
+    async def promote(self, rollout: str, epoch: int) -> Head:
+        """Make the candidate stable. Promoted already: 200 once every gateway acknowledged.
+
+        Raises ControlProblem 409 wrong-stage or no-fresh-pass; 503 gateways when one does not acknowledge.
+        """
+        head = self.get(rollout)
+        if head.epoch == epoch and head.state == State.PROMOTED:
+            return await self._everywhere(head)
+        head = self.current(rollout, epoch)
+        last = len(head.percents) - 1
+        if head.stage != last or head.candidate is None:
+            raise ControlProblem(
+                409,
+                "wrong-stage",
+                f"stage {head.stage} is open; only the last one ({last}, {head.percents[last]:g} %) is promoted from",
+                "open and pass the stages before",
+                fields={"stage": head.stage},
+            )
+        verdict = self._p.evidence.fresh_pass(head)
+        head = self._promote(head, verdict)
+        self._p.evidence.close(head)
+        return await self._everywhere(head)
+
+    def _promote(self, head: Head, verdict: Mapping[str, Any]) -> Head:
+        at = iso(self._p.now())
+        new = replace(
+            head,
+            state=stages.move(State(head.state), Action.PROMOTE),
+            verdict=verdict,
+            ended_at=at,
+            held=None,
+            reason=verdict["reason"],
+            exposed=self._p.evidence.exposed(head),
+        )
+        decision = Decision(
+            at=at, action=Action.PROMOTE, by=head.run_id, reason=verdict["reason"], verdict=verdict
+        )
+        try:
+            with self._p.ledger.write() as session:
+                moved = move(session, head, new, decision)
+                service = session.get_one(ServiceRow, head.service)
+                service.stable, service.policy = dict(head.candidate or {}), dict(head.policy)
+        except StaleHeadError:
+            raise conflict(head.id) from None
+        return moved
+
+    async def _everywhere(self, head: Head) -> Head:
+        report = await self._p.world.wait_acked(await self._p.world.push(), ACK_WAIT_S)
+        if not report.complete:
+            raise gateways_problem(report)
+        return head
+
+    def write(
+        self,
+        old: Head,
+        new: Head,
+        action: Action,
+        *,
+        by: str | None = None,
+        reason: str | None = None,
+        verdict: Mapping[str, Any] | None = None,
+    ) -> Head:
+        """Move by the table and append the row. Raises IllegalMoveError; ControlProblem 409 conflict."""
+        state = stages.move(State(old.state), action)
+        decision = Decision(
+            at=iso(self._p.now()), action=action, by=by or old.run_id, reason=reason, verdict=verdict
+        )
+        return self._store(old, replace(new, state=state), decision)
+
+    def _store(self, old: Head, new: Head, decision: Decision | None) -> Head:
+        try:
+            with self._p.ledger.write() as session:
+                return move(session, old, new, decision)
+        except StaleHeadError:
+            raise conflict(old.id) from None
+
+
+def gateways_problem(report: Any) -> ControlProblem:
+    """503: the wanted state is recorded and pushed, and some gateway does not have it."""
+    missing = {"waiting": list(report.waiting), "rejected": dict(report.rejected)}
+    message = f"acknowledged by {list(report.acked)}, waiting for {missing['waiting']}"
+    if report.rejected:
+        message += f", rejected by {missing['rejected']}"
+    return ControlProblem(
+        503,
+        "gateways",
+        message,
+        "see GET /v1/gateways, then repeat the call",
+        retry_after_s=2,
+        fields=missing,
+    )
+
+
+def _active(active: Head) -> ControlProblem:
+    running = {"rollout": active.id, "run_id": active.run_id, "state": active.state, "stage": active.stage}
+    return ControlProblem(
+        409,
+        "active-rollout",
+        f"rollout {active.id} of run {active.run_id!r} is {active.state}",
+        "wait for it, supersede it (on_active), or retreat it",
+        fields={"running": running},
+    )
+
+
+def _turned_back(head: Head) -> ControlProblem:
+    previous = {"rollout": head.id, "run_id": head.run_id, "reason": head.reason, "verdict": head.verdict}
+    return ControlProblem(
+        409,
+        "turned-back",
+        f"this release was turned back by rollout {head.id}: {head.reason}",
+        "change the model, or give a retry_reason; the earlier evidence then still counts",
+        fields={"previous": previous},
+    )
+
+
+def _refuse_stable(service: ServiceRow, request: BeginRequest) -> None:
+    if service.stable is not None and service.stable.get("release_digest") == request.release_digest:
+        raise ControlProblem(
+            409,
+            "already-stable",
+            f"release {request.release_digest} is stable as version {service.stable['version']}",
+            "nothing to do",
+            fields={"version": service.stable["version"]},
+        )
+
+
+def _settled(latest: Head | None) -> bool:
+    """Whether no gateway can still route to the candidate of the service's last rollout."""
+    return (
+        latest is None
+        or not latest.opened
+        or latest.state == State.PROMOTED
+        or latest.zero_acked_at is not None
+    )
+
+
+def _earlier(heads: list[Head]) -> dict[str, Any] | None:
+    """The last time this release was turned back, quoted in everything that follows."""
+    if not heads:
+        return None
+    last = heads[-1]
+    return {"rollout": last.id, "tries": len(heads), "reason": last.reason, "verdict": last.verdict}
