@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     base_id = ["--use-dynamic-base-id"] if args.base_id is None else ["--base-id", str(args.base_id)]
     command = [str(envoy), "--config-yaml", json.dumps(config), "--log-level", args.log_level, *base_id]
     # exec: signals reach Envoy itself, and nothing is left behind when it ends
-    os.execv(envoy, [*command, "--concurrency", str(args.concurrency)])
+    os.execv(envoy, [*command, "--concurrency", str(args.concurrency)])  # noqa: S606
     return 0
 
 

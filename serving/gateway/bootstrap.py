@@ -23,7 +23,9 @@ NEVER_MS: Final = 4_294_967_295  # without the runtime layer nothing counts as s
 LOG_FLUSH_S: Final = "0.05s"  # from the end of a request to its entry on the wire
 HANG_LOG_S: Final = "1s"  # a request that hangs is logged so often
 COUNTERS_S: Final = "1s"
-COUNTED: Final = ("upstream_rq_total", "upstream_rq_4xx", "upstream_rq_5xx")  # per cluster, cumulative
+REQUESTS: Final = "sluice_requests"  # Envoy's upstream_rq_total, per cluster, cumulative
+ERRORS: Final = "sluice_errors"  # Envoy's upstream_rq_4xx and upstream_rq_5xx
+_SINK: Final = "envoy.extensions.stat_sinks.open_telemetry.v3.SinkConfig"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,27 +211,39 @@ def _log(name: str, node: str, which: Json) -> Json:
 
 
 def _counters(node: str) -> Json:
-    """Envoy's own counters, cumulative, so that a lost report loses nothing. Everything else is dropped."""
-    stat_name = {
-        "name": "name",
-        "typed_config": _any("envoy.extensions.matching.common_inputs.stats.v3.StatFullNameMatchInput"),
-    }
-    regex = {"google_re2": {}, "regex": _COUNTED}
-    wanted = {"single_predicate": {"input": stat_name, "value_match": {"safe_regex": regex}}}
-    keep = {"name": "keep", "typed_config": _any(_SINK + ".ConversionAction", metric_name="")}
-    drop = {"name": "drop", "typed_config": _any(_SINK + ".DropAction")}
+    """Envoy's own counters, cumulative, so that a lost report loses nothing. Everything else is dropped.
+
+    Envoy counts an answer a second time by where the client is (internal, external, canary): not those.
+    """
+    actions = (
+        (r"cluster\..+\.(internal|external|canary)\.upstream_rq_.*", "drop", _any(_SINK + ".DropAction")),
+        (r"cluster\..+\.upstream_rq_total", "requests", _renamed(REQUESTS)),
+        (r"cluster\..+\.upstream_rq_[45]xx", "errors", _renamed(ERRORS)),
+    )
     config = _any(
         _SINK,
         grpc_service=_to_controller(node),
         emit_tags_as_attributes=True,
         use_tag_extracted_name=True,
         custom_metric_conversions={
-            "matcher_list": {"matchers": [{"predicate": wanted, "on_match": {"action": keep}}]},
-            "on_no_match": {"action": drop},
+            "matcher_list": {"matchers": [_on_name(*action) for action in actions]},
+            "on_no_match": {"action": {"name": "drop", "typed_config": _any(_SINK + ".DropAction")}},
         },
     )
     return {"name": "envoy.stat_sinks.open_telemetry", "typed_config": config}
 
 
-_SINK: Final = "envoy.extensions.stat_sinks.open_telemetry.v3.SinkConfig"
-_COUNTED: Final = rf"cluster\..+\.({'|'.join(COUNTED)})"
+def _renamed(name: str) -> Json:
+    return _any(_SINK + ".ConversionAction", metric_name=name)
+
+
+def _on_name(pattern: str, name: str, action: Json) -> Json:
+    stat_name = _any("envoy.extensions.matching.common_inputs.stats.v3.StatFullNameMatchInput")
+    single = {
+        "input": {"name": "name", "typed_config": stat_name},
+        "value_match": {"safe_regex": {"google_re2": {}, "regex": pattern}},
+    }
+    return {
+        "predicate": {"single_predicate": single},
+        "on_match": {"action": {"name": name, "typed_config": action}},
+    }

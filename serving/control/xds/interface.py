@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Literal, Protocol
 from sluice.errors import FatalError
 
 if TYPE_CHECKING:
-    from sluice.tally import Entry
+    from sluice.entry import Entry
 
 LINE: Final = 10_000  # buckets of the hash line; the weights of every split sum to it
 Side = Literal["candidate", "stable"]
