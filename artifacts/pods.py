@@ -28,13 +28,12 @@ def add_store_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def load_release(store: Store, digest: str) -> Release:
-    """The release under `digest`. FatalError when the stored one does not hash to it."""
+    """The release under `digest`. Raises the store's and the release's errors."""
     artifact = store.get("release", digest)
-    release = Release.from_json((artifact.path / "release.json").read_text(encoding="utf-8"))
+    release = Release.from_json((artifact.path / "release.json").read_bytes())
     if release.digest != digest:
         raise FatalError(
-            f"release {digest[:12]} in the store hashes to {release.digest[:12]}: "
-            "this image and the one that wrote it disagree; deploy the same version of both"
+            f"release.json under {digest[:12]} is of {release.digest[:12]}", "resolve the run anew"
         )
     return release
 
