@@ -72,6 +72,8 @@ class _Server:
         )
         service = Service(self._model, batcher, metrics)
         listener = await self._listen(service)
+        host, port = listener.sockets[0].getsockname()[:2]
+        print(f"listening: http://{host}:{port}", flush=True)
 
         def load() -> None:
             backend.load(self._engine.path, self._model, args.threads)
@@ -92,10 +94,10 @@ class _Server:
         gc.collect()
         gc.freeze()  # the modules and the engine are for ever: no later collection walks over them
         service.state = State.READY
-        args, model = self._args, self._model
+        model = self._model
         print(
             f"ready: {model.name} version {model.version} ({model.arch}, {model.precision}) "
-            f"on {args.host}:{args.port} after {monotonic() - self._started:.2f} s",
+            f"after {monotonic() - self._started:.2f} s",
             flush=True,
         )
 
