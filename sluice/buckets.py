@@ -21,7 +21,7 @@ def bucket(salt: str, uid: str) -> int:
     """The user's bucket, 0 to 9999. Raises FatalError for an empty uid: such a request has no hash."""
     if not uid:
         raise FatalError("uid is empty, so it has no bucket", "route requests without a uid to stable")
-    return xxhash.xxh64_intdigest(f"{salt}:{uid}", 0) % BUCKETS
+    return xxhash.xxh64_intdigest(f"{salt}:{uid}".encode(), 0) % BUCKETS
 
 
 def uid_hash(uid: str) -> int:
@@ -30,7 +30,7 @@ def uid_hash(uid: str) -> int:
         raise FatalError(
             "uid is empty, so it cannot be told from other users", "leave it out of the evidence"
         )
-    return xxhash.xxh64_intdigest(uid, 0)
+    return xxhash.xxh64_intdigest(uid.encode(), 0)
 
 
 def keeps(salt: str, request_id: str, probability: float) -> bool:
@@ -38,4 +38,4 @@ def keeps(salt: str, request_id: str, probability: float) -> bool:
 
     A hash instead of a random draw, so that a replay of the same entries is bit-identical.
     """
-    return xxhash.xxh64_intdigest(f"{salt}:thin:{request_id}", 0) < probability * 2.0**64
+    return xxhash.xxh64_intdigest(f"{salt}:thin:{request_id}".encode(), 0) < probability * 2.0**64

@@ -161,9 +161,9 @@ _SIDED: Final[Mapping[tuple[str, str], str]] = {  # (metric name, side) to field
     ("sluice_users", "candidate"): "users_candidate",
     ("sluice_users", "stable"): "users_stable",
     ("sluice_users", "candidate_coin"): "users_coin",
-    ("sluice_requests", "candidate"): "requests_candidate",
-    ("sluice_requests", "stable"): "requests_stable",
-    ("sluice_requests", "misrouted"): "requests_misrouted",
+    ("sluice_stage_requests", "candidate"): "requests_candidate",
+    ("sluice_stage_requests", "stable"): "requests_stable",
+    ("sluice_stage_requests", "misrouted"): "requests_misrouted",
 }
 
 
