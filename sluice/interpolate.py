@@ -54,17 +54,21 @@ def read_yaml(text: str, env: Mapping[str, str]) -> Document:
     try:
         node = yaml.compose(text, Loader=_Composer)
     except yaml.YAMLError as error:
-        raise SpecError((_syntax(error),)) from error
+        raise SpecError((_syntax(error, text),)) from error
     document = Document()
     if node is not None:
         document.value = _Reader(env, document).read(node, "")
     return document
 
 
-def _syntax(error: yaml.YAMLError) -> Problem:
+def _syntax(error: yaml.YAMLError, text: str) -> Problem:
     mark = getattr(error, "problem_mark", None)
     what = getattr(error, "problem", None) or str(error).splitlines()[0]
-    return Problem("", None, f"YAML syntax: {what}", None if mark is None else mark.line + 1)
+    if mark is None:
+        return Problem("", None, f"YAML syntax: {what}")
+    if "${" in "".join(text.splitlines()[mark.line : mark.line + 1]):
+        what += "; inside { } and [ ] put ${…} in quotes"
+    return Problem("", None, f"YAML syntax: {what}", mark.line + 1)
 
 
 class _Reader:
