@@ -161,6 +161,7 @@ class Release:
             "checkpoint": self.checkpoint_sha256,
             "model": {name: model[name] for name in names},
             "axes": axes,
+            "seams": self.spec.numerics.model_dump() if model["segments"] else None,  # judged while exporting
             "image": self.spec.images.exporter,
         }
 
@@ -186,7 +187,10 @@ class Release:
             target=(target.arch, target.backend, target.image),
             precisions=sorted(self.spec.precisions),
             accuracy={name: self.spec.accuracy[name].cosine for name in precisions},
-            accuracy_samples=self.spec.numerics.samples,
+            accuracy_samples=(
+                self.spec.calibration.samples,
+                self.spec.numerics.samples,
+            ),  # from which on, how many
             **self._sample_inputs(),
         )
 
