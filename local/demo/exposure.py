@@ -38,6 +38,8 @@ def seconds(text: str) -> float:
 def windows(rollout: Mapping[str, Any], *, until_s: float) -> list[Window]:
     """The stages that were opened, in order; the last one ends at `until_s`."""
     opened = rollout["opened"]
+    if not opened:
+        return []
     ends = [seconds(row["at"]) for row in opened[1:]] + [until_s]
     return [
         Window(
