@@ -1,0 +1,160 @@
+"""What a person reads about a version in MLflow and before a review: Markdown, made from the receipts.
+
+Pure: facts in, text out. A number that is missing shows as a dash, never as a zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sluice.manifest import EngineManifest
+from sluice.release import Release
+
+DASH: Final = "—"
+WORST_ROWS: Final = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineFacts:
+    """One built engine: its manifest, its report (may be empty) and why its precision was chosen."""
+
+    manifest: EngineManifest
+    report: Mapping[str, Any]
+    reason: str
+
+
+def card(
+    release: Release,
+    *,
+    checkpoint: str,
+    numerics: Sequence[Mapping[str, Any]],
+    engines: Sequence[EngineFacts],
+    missing: Sequence[str],
+) -> str:
+    """The description of a new version. missing: optional targets that could not be built."""
+    spec = release.spec
+    parts = [
+        f"### {spec.service}: release `{release.digest[:12]}`",
+        f"Checkpoint `{checkpoint}` (`{release.checkpoint_sha256[:12]}`), ONNX opset {spec.model.opset}.",
+        "#### Chosen engines",
+        _chosen(engines),
+        *(f"**Not built** (optional): `{arch}`" for arch in missing),
+        "#### Measured per precision",
+        _candidates(engines),
+        f"#### PyTorch against ONNX Runtime: the worst {min(WORST_ROWS, len(numerics))} of {len(numerics)} rows",
+        _numerics(release, numerics),
+    ]
+    return "\n\n".join(parts)
+
+
+def outcome_card(outcome: str, reason: str, verdict: Mapping[str, Any] | None, exposed: Any) -> str:
+    """What is put above a version's description when its rollout has ended."""
+    lines = [f"**{outcome.replace('_', ' ').capitalize()}**: {reason}"]
+    numbers = (verdict or {}).get("numbers") or {}
+    flat = [(name, value) for name, value in _flat(numbers) if value is not None]
+    if flat:
+        lines.append(table(("evidence", "value"), [(name, number(value)) for name, value in flat[:40]]))
+    if isinstance(exposed, Mapping) and exposed:
+        said = ", ".join(f"{name.replace('_', ' ')}: {number(value)}" for name, value in _flat(exposed))
+        lines.append(f"Exposed: {said}.")
+    return "\n\n".join(lines)
+
+
+def verdict_markdown(verdict: Mapping[str, Any]) -> str:
+    """A verdict for a reviewer: its reason and its numbers."""
+    rows = [(name, number(value)) for name, value in _flat(verdict.get("numbers") or {})]
+    head = f"**{verdict.get('action', 'no verdict')}**: {verdict.get('reason', 'no reason given')}"
+    return f"{head}\n\n{table(('evidence', 'value'), rows)}" if rows else head
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; a bar in a cell is escaped."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(
+        "| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines
+    )
+
+
+def number(value: Any) -> str:
+    """A number with at most four significant digits; a dash for what is missing or not finite."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return DASH
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)
+
+
+def _chosen(engines: Sequence[EngineFacts]) -> str:
+    header = ("target", "precision", "p50 ms", "p99 ms", "per second", "accuracy", "why")
+    rows = []
+    for engine in engines:
+        made = engine.manifest
+        speed = made.performance
+        accuracy = ", ".join(f"{name} {number(value)}" for name, value in _flat(made.accuracy))
+        figures = (_pick(speed, "p50"), _pick(speed, "p99"), _pick(speed, "throughput"))
+        rows.append((f"`{made.arch}`", f"**{made.precision}**", *figures, accuracy or DASH, engine.reason))
+    return table(header, rows)
+
+
+def _candidates(engines: Sequence[EngineFacts]) -> str:
+    """Every precision that was built and measured, with what spoke for or against it."""
+    rows = []
+    for engine in engines:
+        for found in _reported(engine.report):
+            accuracy = ", ".join(f"{name} {number(value)}" for name, value in _flat(found.get("accuracy")))
+            speed = found.get("performance") or {}
+            verdict = (
+                "accurate enough" if found.get("passed") else found.get("reason") or "not accurate enough"
+            )
+            name = " ".join(str(found[key]) for key in ("precision", "method") if found.get(key))
+            rows.append((f"`{engine.manifest.arch}`", name, accuracy or DASH, _pick(speed, "p50"), verdict))
+    if not rows:
+        return "The builder kept no comparison."
+    return table(("target", "precision", "accuracy", "p50 ms", "verdict"), rows)
+
+
+def _reported(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    found = report.get("candidates") or []
+    if isinstance(found, Mapping):
+        found = [{"precision": name, **facts} for name, facts in found.items()]
+    return [row for row in found if isinstance(row, Mapping)]
+
+
+def _numerics(release: Release, rows: Sequence[Mapping[str, Any]]) -> str:
+    limits = release.spec.numerics
+    worst = sorted(rows, key=lambda row: -_badness(row, limits.max_abs))[:WORST_ROWS]
+    header = ("output", "shape", f"max abs (limit {limits.max_abs:g})", f"max rel ({limits.max_rel:g})")
+    shown = [
+        (str(row.get("output")), str(row.get("shape")), *(number(row.get(name)) for name in _MEASURES))
+        for row in worst
+    ]
+    return table((*header, f"cosine ({limits.cosine:g})"), shown)
+
+
+_MEASURES: Final = ("max_abs", "max_rel", "cosine")
+
+
+def _badness(row: Mapping[str, Any], limit: float) -> float:
+    value = row.get("max_abs")
+    return math.inf if value is None else float(value) / limit
+
+
+def _pick(figures: Mapping[str, Any], word: str) -> str:
+    """The first figure whose name begins with `word`."""
+    return number(next((value for name, value in figures.items() if name.startswith(word)), None))
+
+
+def _flat(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    if not isinstance(value, Mapping):
+        return []
+    out: list[tuple[str, Any]] = []
+    for name, item in value.items():
+        path = f"{prefix}{name}"
+        if isinstance(item, Mapping):
+            out += _flat(item, f"{path}.")
+        elif not isinstance(item, list | tuple):
+            out.append((path, item))
+    return out

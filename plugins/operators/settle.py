@@ -1,0 +1,161 @@
+"""The end of every run: asks the ledger how the rollout stands, and does what follows.
+
+Problem: a run can end in the middle of anything: by harm, by a rejection, by a person, by a lost worker. Invariants:
+the ledger decides, not the colours of tasks; traffic comes first, the registry's papers after it; a failed task alone
+moves no traffic (the rollout is held, or given up while it has no share); every step may be done again.
+
+It is a teardown, because Airflow kills everything else when a person marks the run as failed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from plugins import endings
+from plugins.endings import Ending
+from plugins.hooks import cluster
+from plugins.hooks.controller import (
+    CONNECTION_ID,
+    ControllerClient,
+    ControllerConflictError,
+    ControllerHook,
+    NoFreshPassError,
+)
+from plugins.hooks.registry import CONNECTION_ID as MLFLOW_CONN_ID
+from plugins.hooks.registry import RegistryHook
+from plugins.model_card import outcome_card
+from plugins.operators.base import SluiceOperator
+from plugins.runs import DEPLOY, NOTE_KEY, REGISTER, RESOLVE, SKIPPED_KEY, RunFacts, actor, find_facts
+from plugins.settings import KUBERNETES_CONN_ID, Addresses
+from sluice.errors import RetryableError
+from sluice.spec import ReleaseSpec
+from sluice.stages import LIVE, State
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+MARKER = "sluice outcome"
+
+
+class SettleOperator(SluiceOperator):
+    """XCom: `{outcome, reason}` for `verdict`, and the run's note under `note`."""
+
+    ui_color = "#fce8e6"
+
+    def __init__(
+        self,
+        *,
+        spec: ReleaseSpec,
+        controller_conn_id: str = CONNECTION_ID,
+        mlflow_conn_id: str = MLFLOW_CONN_ID,
+        kubernetes_conn_id: str = KUBERNETES_CONN_ID,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.spec = spec
+        self.controller_conn_id, self.mlflow_conn_id = controller_conn_id, mlflow_conn_id
+        self.kubernetes_conn_id = kubernetes_conn_id
+
+    def run(self, context: Context) -> dict[str, Any]:
+        ti = context["ti"]
+        skipped = ti.xcom_pull(task_ids=RESOLVE, key=SKIPPED_KEY)
+        facts = find_facts(context)
+        client = ControllerHook(self.controller_conn_id).get_conn()
+        rollout = self._rollout(client, facts, context["run_id"])
+        if rollout is None:
+            return self._say(
+                context, "skipped" if skipped else "failed", skipped or "no rollout was begun", None
+            )
+        ending = endings.read(context, self.spec.review.before)
+        rollout = self._settle(client, rollout, ending, by=actor(context))
+        outcome, reason = endings.outcome(rollout, ending)
+        self.log.info("%s: %s", outcome, reason)
+        self._papers(ti.xcom_pull(task_ids=REGISTER), rollout, outcome, reason)
+        self._pods(rollout, ti.xcom_pull(task_ids=DEPLOY))
+        return self._say(context, outcome, reason, rollout)
+
+    def _rollout(
+        self, client: ControllerClient, facts: RunFacts | None, run_id: str
+    ) -> dict[str, Any] | None:
+        """This run's rollout, also when `resolve` died after it had begun one."""
+        if facts is not None:
+            return client.rollout(facts.rollout)
+        running = (client.service(self.spec.service) or {}).get("rollout")
+        return running if running and running["run_id"] == run_id else None
+
+    def _settle(
+        self, client: ControllerClient, rollout: dict[str, Any], ending: Ending, *, by: str
+    ) -> dict[str, Any]:
+        """Move the rollout to where the run's ending puts it. An ended rollout stays as it is."""
+        if State(rollout["state"]) not in LIVE:
+            return rollout
+        if ending.passed:
+            return _promote(client, rollout)
+        retreat = ending.retreat or (None if rollout["percent"] > 0 else State.ABANDONED)
+        if retreat is not None:
+            return client.retreat(rollout["id"], reason=ending.reason, by=by, outcome=str(retreat))
+        try:
+            return client.hold(rollout["id"], epoch=rollout["epoch"], reason=ending.reason, by=by)
+        except ControllerConflictError as error:
+            self.log.info("not held: %s", error)  # the guard was faster, or somebody superseded it
+            return client.rollout(rollout["id"])
+
+    def _papers(
+        self, registered: Mapping[str, Any] | None, rollout: Mapping[str, Any], outcome: str, reason: str
+    ) -> None:
+        """Tags, description and aliases of the version; nothing when none was registered."""
+        if not registered:
+            return
+        registry, service, version = (
+            RegistryHook(self.mlflow_conn_id).get_conn(),
+            self.spec.service,
+            registered["version"],
+        )
+        registry.tag(service, version, {"stage": outcome, "reason": reason[:250], "rollout": rollout["id"]})
+        text = outcome_card(outcome, reason, rollout.get("verdict"), rollout.get("exposed"))
+        registry.describe_above(service, version, text, marker=MARKER)
+        if outcome == State.PROMOTED:
+            registry.promote(service, version)
+        elif State(rollout["state"]) not in LIVE:
+            registry.drop_candidate(service, version)
+
+    def _pods(self, rollout: Mapping[str, Any], deployed: Mapping[str, Any] | None) -> None:
+        """Promoted: the previous version goes. Turned back: the candidate's pods stay for the spec's time."""
+        state, now = State(rollout["state"]), datetime.now(UTC)
+        if state in LIVE:
+            return
+        kubernetes = cluster.connect(Addresses.from_env(os.environ), self.kubernetes_conn_id)
+        if state is State.PROMOTED:
+            for name in _deployments((rollout.get("stable") or {}).get("workloads")):
+                kubernetes.delete(name)
+                self.log.info("retired %s", name)
+        else:
+            attached = (rollout.get("candidate") or deployed or {}).get("workloads")
+            for name in _deployments(attached):
+                if self.spec.keep_turned_back_s > 0:
+                    kubernetes.keep_until(name, keep_s=self.spec.keep_turned_back_s, now=now)
+                else:
+                    kubernetes.delete(name)
+        kubernetes.sweep(self.spec.service, now=now)
+
+    def _say(self, context: Context, outcome: str, reason: str, rollout: Any) -> dict[str, Any]:
+        text = outcome_card(outcome, reason, (rollout or {}).get("verdict"), (rollout or {}).get("exposed"))
+        context["ti"].xcom_push(key=NOTE_KEY, value=text)
+        return {"outcome": outcome, "reason": reason}
+
+
+def _promote(client: ControllerClient, rollout: dict[str, Any]) -> dict[str, Any]:
+    """Make the candidate stable. Raises RetryableError while the controller holds no fresh pass."""
+    try:
+        return client.promote(rollout["id"], epoch=rollout["epoch"])
+    except NoFreshPassError as error:
+        raise RetryableError(
+            f"not promoted yet: {error.message}", "the task tries again by itself"
+        ) from error
+
+
+def _deployments(workloads: Any) -> list[str]:
+    return [workload["deployment"] for workload in workloads or () if workload.get("deployment")]

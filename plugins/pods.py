@@ -1,0 +1,157 @@
+"""The pods of a run: what one KubernetesPodOperator is told, for each step.
+
+Problem: a pod that asks for nothing starves its node, one that may do anything owns it, one without limits never
+ends. Invariant: every pod of a run gets its image, its command of the contract, resources, security contexts, the
+store at one place, a time limit and labels from here, and nothing else; no pod answers by XCom: its receipt is in
+the store, where the next task verifies it by digest.
+
+Plain dicts on purpose: they cost no import of the Kubernetes client when the DAG is parsed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any, Final
+
+from airflow.sdk.definitions.retry_policy import RetryDecision, RetryPolicy
+
+from plugins.settings import KUBERNETES_CONN_ID, STORE_MOUNT, Addresses
+from sluice.errors import EXIT_FATAL, EXIT_USAGE
+from sluice.spec import Target
+
+RUN_LABEL: Final = "sluice.dev/run"
+DIGEST: Final = "{{ ti.xcom_pull(task_ids='resolve')['digest'] }}"
+RUN: Final = "{{ ti.xcom_pull(task_ids='resolve')['run_label'] }}"
+EXPORTER_RESOURCES: Final[Mapping[str, str]] = {"cpu": "500m", "memory": "4Gi"}
+POD_RETRIES: Final = 3
+RETRY_DELAY: Final = timedelta(seconds=20)
+STEP_TIMEOUT: Final = timedelta(hours=2)  # of export, validation and calibration
+BUILD_TIMEOUT: Final = timedelta(hours=6)  # of one engine
+STARTUP_TIMEOUT_S: Final = 900  # a node may have to be started and the image pulled
+
+POD_SECURITY: Final[Mapping[str, Any]] = {
+    "runAsNonRoot": True,
+    "runAsUser": 65_532,
+    "runAsGroup": 65_532,
+    "fsGroup": 65_532,
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+CONTAINER_SECURITY: Final[Mapping[str, Any]] = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
+
+
+class PodRetryPolicy(RetryPolicy):
+    """Whether a failed pod is worth another try: its exit code says so (see `sluice.errors`)."""
+
+    def evaluate(
+        self, exception: BaseException, try_number: int, max_tries: int, context: Any = None
+    ) -> RetryDecision:
+        """Exit codes 2 and 3 fail at once; anything else (4, a lost node, an eviction) uses the task's retries."""
+        task = context["task"] if context else None
+        code = exit_code(getattr(task, "remote_pod", None), getattr(task, "base_container_name", "base"))
+        if code in (EXIT_USAGE, EXIT_FATAL):
+            return RetryDecision.fail(f"the pod ended with exit code {code}: a retry cannot mend it")
+        return RetryDecision.default()
+
+
+def exit_code(pod: Any, container: str) -> int | None:
+    """The exit code of `container` in a V1Pod; None when it has not ended or is not known."""
+    statuses = pod.status.container_statuses if pod is not None and pod.status else None
+    for status in statuses or ():
+        if status.name == container and status.state and status.state.terminated:
+            return int(status.state.terminated.exit_code)
+    return None
+
+
+def step(
+    task_id: str,
+    *,
+    service: str,
+    image: str,
+    command: Sequence[str],
+    addresses: Addresses,
+    resources: Mapping[str, str] = EXPORTER_RESOURCES,
+    timeout: timedelta = STEP_TIMEOUT,
+) -> dict[str, Any]:
+    """The keyword arguments of the KubernetesPodOperator of one step of a run of `service`."""
+    return {
+        **common(task_id, service=service, addresses=addresses, timeout=timeout),
+        "image": image,
+        "cmds": list(command),
+        "arguments": ["--store", STORE_MOUNT, "--release", DIGEST],
+        "container_resources": requirements(resources),
+    }
+
+
+def build(*, service: str, addresses: Addresses) -> dict[str, Any]:
+    """What all build pods share: the part that is not mapped."""
+    return {
+        **common("build", service=service, addresses=addresses, timeout=BUILD_TIMEOUT),
+        "cmds": ["python", "-m", "build_images.engine_builder", "build"],
+        "map_index_template": "{{ task.arguments[-1] }}",  # the arch
+    }
+
+
+def build_target(target: Target) -> dict[str, Any]:
+    """What one target of the spec adds to `build`: where the pod may run, and with what.
+
+    An optional target that cannot be built is skipped; `register` says so and goes on without it.
+    """
+    return {
+        "image": target.image,
+        "node_selector": dict(target.selector),
+        "tolerations": tolerations(target),
+        "container_resources": requirements(target.resources.model_dump()),
+        "arguments": ["--store", STORE_MOUNT, "--release", DIGEST, "--target", target.arch],
+        "skip_on_exit_code": [EXIT_FATAL] if target.optional else None,
+    }
+
+
+def common(task_id: str, *, service: str, addresses: Addresses, timeout: timedelta) -> dict[str, Any]:
+    """What every pod of a run has: store, limits, security, labels, and how Airflow follows it."""
+    return {
+        "task_id": task_id,
+        "kubernetes_conn_id": KUBERNETES_CONN_ID,
+        "in_cluster": False,
+        "namespace": addresses.namespace,
+        "name": f"{service}-{task_id}".replace("_", "-"),
+        "labels": {RUN_LABEL: RUN, "sluice.dev/service": service, "sluice.dev/step": task_id},
+        "volumes": [{"name": "store", **addresses.store_volume}, {"name": "scratch", "emptyDir": {}}],
+        "volume_mounts": [
+            {"name": "store", "mountPath": STORE_MOUNT},
+            {"name": "scratch", "mountPath": "/tmp"},  # noqa: S108 the root file system is read-only
+        ],
+        "security_context": dict(POD_SECURITY),
+        "container_security_context": dict(CONTAINER_SECURITY),
+        "automount_service_account_token": False,
+        "termination_message_policy": "FallbackToLogsOnError",  # the last `error:` line becomes the task's error
+        "do_xcom_push": False,
+        "get_logs": True,
+        "log_events_on_failure": True,
+        "log_pod_spec_on_failure": False,  # it would print the environment
+        "on_finish_action": "delete_succeeded_pod",  # a failed pod stays to be looked at
+        "startup_timeout_seconds": STARTUP_TIMEOUT_S,
+        "startup_check_interval_seconds": 1,
+        "base_container_status_polling_interval": 1,
+        "execution_timeout": timeout,
+        "retries": POD_RETRIES,
+        "retry_delay": RETRY_DELAY,
+        "retry_policy": PodRetryPolicy(),
+    }
+
+
+def requirements(resources: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Requests and limits of a container. Memory and devices are limited to what is asked; CPU is not capped."""
+    limits = {name: amount for name, amount in resources.items() if name != "cpu"}
+    return {"requests": dict(resources), "limits": limits}
+
+
+def tolerations(target: Target) -> list[dict[str, str]]:
+    """Nodes kept free for one architecture, or for GPUs, carry a taint of that name."""
+    arch = {"key": "sluice.dev/arch", "operator": "Equal", "value": target.arch, "effect": "NoSchedule"}
+    gpu = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+    return [arch, gpu] if target.backend == "tensorrt" else [arch]
