@@ -1,0 +1,394 @@
+"""One container of a pod: its processes one after the other, its state, its restarts.
+
+States as in Kubernetes: waiting (ContainerCreating, ErrImagePull, ImagePullBackOff, CrashLoopBackOff, …) ->
+running -> terminated, and from there back to waiting when the pod's restart policy says so. `changed` is
+called at every step; the pod writes its status from what it finds here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from local.cluster import probes
+from local.cluster.environment import Command, ConfigError, Place, command, environment, expand, relocate
+from local.cluster.images import Image
+from local.cluster.logs import ContainerLog
+from local.cluster.objects import Object, named_port, now_text
+from local.cluster.processes import Processes, send
+
+Note = Callable[[str, str, str], None]  # (type, reason, message) of an event about this container
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """Back-off of restarts and image pulls, in seconds: doubled from `first_s` up to `cap_s`.
+
+    Kubernetes has 10 and 300; a demo wants to see them. A container that ran `reset_s` starts afresh.
+    """
+
+    first_s: float = 1.0
+    cap_s: float = 30.0
+    reset_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """What a container needs of its node."""
+
+    processes: Processes
+    session: aiohttp.ClientSession
+    timing: Timing
+    image: Callable[[str], Image | str]  # the image, or why it cannot be pulled
+    place: Callable[[Object, Image], Place]  # container spec, image -> where it runs now
+    folder: Path  # of the pod
+    nice: int
+    note: Note
+    changed: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How a process ended, as `state.terminated` shows it."""
+
+    code: int
+    reason: str
+    message: str = ""
+
+
+class Container:
+    """Runs one container of a pod until it is done or stopped. `policy`: Always, OnFailure or Never."""
+
+    def __init__(self, pod: Object, spec: Object, policy: str, host: Host) -> None:
+        self.spec = spec
+        self.name: str = spec["name"]
+        self.state: Object = {"waiting": {"reason": "ContainerCreating"}}
+        self.last_state: Object = {}
+        self.ready = False
+        self.started = False
+        self.restarts = 0
+        self.done = False
+        self.log: ContainerLog | None = None
+        self.previous_log: ContainerLog | None = None
+        self.pid: int | None = None
+        self.id = ""
+        self._pod = pod
+        self._policy = policy
+        self._host = host
+        self._stopping = asyncio.Event()
+        self._kill_reason: tuple[str, int] | None = None
+        self._place: Place | None = None
+        self._watchers: set[asyncio.Task[None]] = set()
+        self._exited = asyncio.Event()
+
+    @property
+    def running(self) -> bool:
+        return "running" in self.state
+
+    @property
+    def exit_code(self) -> int | None:
+        """Of the final end; None while it may run (again)."""
+        return self.state["terminated"]["exitCode"] if self.done and "terminated" in self.state else None
+
+    async def run(self) -> None:
+        """Returns when the container will not run again."""
+        wait_s = self._host.timing.first_s
+        while not self._stopping.is_set():
+            made = await self._prepare()
+            if made is None:
+                break
+            began = time.monotonic()
+            ending = await self._once(made)
+            if self._stopping.is_set() or not self._again(ending.code):
+                break
+            if time.monotonic() - began > self._host.timing.reset_s:
+                wait_s = self._host.timing.first_s
+            await self._back_off(wait_s)
+            wait_s = min(wait_s * 2, self._host.timing.cap_s)
+        self.done = True
+        self._host.changed()
+
+    async def stop(self, grace_s: float) -> None:
+        """preStop hook, SIGTERM, and SIGKILL after `grace_s` for both; returns when the process is gone."""
+        self._stopping.set()
+        await self._end(grace_s)
+
+    def kill(self, reason: str, number: signal.Signals = signal.SIGKILL) -> None:
+        """At once, with the reason that the terminated state shall show; the restart policy decides."""
+        if self.pid is not None:
+            self._kill_reason = (reason, 128 + number)
+            send(self.pid, number, group=True)
+
+    def make(self, argv: list[str]) -> Command:
+        """A further command in this container's environment (exec probes and hooks)."""
+        if self._place is None:
+            raise probes.ProbeFailed("the container is not running")
+        env = environment(self._place)
+        moved = tuple(relocate(expand(one, env), self._place.mounts) for one in argv)
+        return Command(argv=moved, env=env, cwd=self._place.image.cwd)
+
+    def status(self) -> Object:
+        """The ContainerStatus."""
+        return {
+            "name": self.name,
+            "image": self.spec["image"],
+            "imageID": f"local://{self.spec['image']}" if self.id else "",
+            "containerID": f"process://{self.id}" if self.id else "",
+            "state": self.state,
+            "lastState": self.last_state,
+            "ready": self.ready,
+            "started": self.started,
+            "restartCount": self.restarts,
+        }
+
+    def _again(self, code: int) -> bool:
+        return self._policy == "Always" or (self._policy == "OnFailure" and code != 0)
+
+    def _set(self, state: Object) -> None:
+        self.state = state
+        self._host.changed()
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+
+    async def _prepare(self) -> Command | None:
+        """What to start, once image and configuration are there; None: stopped before they were."""
+        wait_s = self._host.timing.first_s
+        while not self._stopping.is_set():
+            image = self._host.image(self.spec["image"])
+            if isinstance(image, Image):
+                try:
+                    return self._command(image)
+                except ConfigError as error:
+                    self._host.note("Warning", "Failed", f"Error: {error}")
+                    self._set({"waiting": {"reason": "CreateContainerConfigError", "message": str(error)}})
+                    await self._pause(wait_s)
+            else:
+                await self._no_image(image, wait_s)
+            wait_s = min(wait_s * 2, self._host.timing.cap_s)
+        return None
+
+    def _command(self, image: Image) -> Command:
+        self.id = f"{self._pod['metadata']['uid']}/{self.name}/{self.restarts}"
+        self._message_file.parent.mkdir(parents=True, exist_ok=True)
+        self._message_file.touch()
+        place = self._host.place(self.spec, image)
+        mounts = {**place.mounts, self.spec["terminationMessagePath"]: self._message_file}
+        self._place = replace(place, mounts=mounts)
+        return command(self._place)
+
+    @property
+    def _message_file(self) -> Path:
+        return self._host.folder / self.name / f"{self.restarts}.message"
+
+    async def _no_image(self, why: str, wait_s: float) -> None:
+        name = self.spec["image"]
+        text = f'Failed to pull image "{name}": {why}'
+        self._host.note("Warning", "Failed", text)
+        self._set({"waiting": {"reason": "ErrImagePull", "message": text}})
+        await self._pause(wait_s / 2)
+        back_off = f'Back-off pulling image "{name}"'
+        self._host.note("Normal", "BackOff", back_off)
+        self._set({"waiting": {"reason": "ImagePullBackOff", "message": f"{back_off}: {why}"}})
+        await self._pause(wait_s / 2)
+
+    async def _back_off(self, seconds: float) -> None:
+        pod = self._pod["metadata"]
+        where = f"container={self.name} pod={pod['name']}_{pod['namespace']}({pod['uid']})"
+        self._host.note("Warning", "BackOff", f"Back-off restarting failed container {where}")
+        self.last_state, self.restarts = self.state, self.restarts + 1
+        self._set(
+            {
+                "waiting": {
+                    "reason": "CrashLoopBackOff",
+                    "message": f"back-off {seconds:g}s restarting failed {where}",
+                }
+            }
+        )
+        await self._pause(seconds)
+
+    async def _once(self, made: Command) -> Ending:
+        """One life of the container, from creation to the end of its last process."""
+        log = ContainerLog(self._host.folder / self.name / f"{self.restarts}.log")
+        self.previous_log, self.log = self.log, log
+        started_at = now_text()
+        try:
+            ending = await self._process(made, log)
+        except OSError as error:
+            text = f"failed to start: {error}"
+            ending = Ending(code=128, reason="StartError", message=text)
+            self._host.note("Warning", "Failed", f"Error: {text}")
+        log.close()
+        self._terminated(ending, log, started_at)
+        return ending
+
+    def _terminated(self, ending: Ending, log: ContainerLog, started_at: str) -> None:
+        message = ending.message or self._message_file.read_bytes()[:4096].decode(errors="replace")
+        fall_back = self.spec["terminationMessagePolicy"] == "FallbackToLogsOnError"
+        if not message and fall_back and ending.code != 0:
+            message = log.tail()
+        self.ready = self.started = False
+        state = {"exitCode": ending.code, "reason": ending.reason, "containerID": f"process://{self.id}"}
+        state |= {"startedAt": started_at, "finishedAt": now_text()}
+        if ending.code > 128:
+            state["signal"] = ending.code - 128
+        if message:
+            state["message"] = message
+        self._set({"terminated": state})
+
+    async def _process(self, made: Command, log: ContainerLog) -> Ending:
+        reading, writing = os.pipe()
+        host = self._host
+        where = {"env": made.env, "cwd": made.cwd, "container": self.id, "nice": host.nice}
+        try:
+            process = await host.processes.spawn(list(made.argv), **where, output=writing)
+        except OSError:
+            os.close(reading)
+            raise
+        finally:
+            os.close(writing)
+        self.pid, self._exited, self._kill_reason = process.pid, asyncio.Event(), None
+        pump = asyncio.create_task(_pump(reading, log))
+        if self._stopping.is_set():  # told to stop while the process was being made
+            send(process.pid, signal.SIGKILL, group=True)
+        self._running()
+        try:
+            return self._ending(await process.wait())
+        finally:
+            await self._gone(process, pump)
+
+    def _running(self) -> None:
+        self._host.note("Normal", "Started", f"Started container {self.name}")
+        self.started = not self.spec.get("startupProbe")
+        self.ready = self.started and not self.spec.get("readinessProbe")
+        self._set({"running": {"startedAt": now_text()}})
+        self._start_probes()
+
+    async def _gone(self, process: asyncio.subprocess.Process, pump: asyncio.Task[None]) -> None:
+        """After the leader's end (or our own): nothing of the container runs on and its output is read."""
+        for task in self._watchers:
+            task.cancel()
+        self._watchers.clear()
+        if process.returncode is None:  # this cluster itself is stopping
+            send(process.pid, signal.SIGKILL, group=True)
+        self._host.processes.sweep(process.pid, self.id)
+        self.pid, self._place = None, None
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(pump, 2)
+        self._exited.set()
+
+    def _ending(self, returncode: int) -> Ending:
+        code = 128 - returncode if returncode < 0 else returncode
+        if self._kill_reason is not None:
+            reason, code = self._kill_reason
+            return Ending(code=code, reason=reason)
+        return Ending(code=code, reason="Completed" if code == 0 else "Error")
+
+    async def _end(self, grace_s: float) -> None:
+        """Ends the running process, if there is one, and waits for it."""
+        if self.pid is None:
+            return
+        exited, deadline = self._exited, time.monotonic() + grace_s
+        hook = (self.spec.get("lifecycle") or {}).get("preStop")
+        if hook and grace_s > 0:
+            await self._pre_stop(hook, grace_s)
+        if grace_s > 0 and self.pid is not None:
+            send(self.pid, signal.SIGTERM)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(exited.wait(), max(0.0, deadline - time.monotonic()))
+        if self.pid is not None:
+            send(self.pid, signal.SIGKILL, group=True)
+        await exited.wait()
+
+    async def _pre_stop(self, hook: Object, grace_s: float) -> None:
+        try:
+            if hook.get("sleep"):
+                await asyncio.sleep(min(grace_s, hook["sleep"]["seconds"]))
+            else:
+                await probes.attempt(hook, self._target(), grace_s)
+        except probes.ProbeFailed as error:
+            self._host.note("Warning", "FailedPreStopHook", f"PreStopHook failed: {error}")
+
+    def _target(self) -> probes.Target:
+        address = (self._place.pod.get("status") or {})["podIP"] if self._place else ""
+        return probes.Target(
+            session=self._host.session,
+            address=address,
+            port=lambda port: named_port(self._pod, port),
+            make=self.make,
+        )
+
+    def _start_probes(self) -> None:
+        if self.spec.get("startupProbe"):
+            self._watch("startupProbe", self._startup_state)
+        else:
+            self._start_running_probes()
+
+    def _start_running_probes(self) -> None:
+        if self.spec.get("livenessProbe"):
+            self._watch("livenessProbe", self._liveness_state)
+        if self.spec.get("readinessProbe"):
+            self._watch("readinessProbe", self._readiness_state)
+
+    def _watch(self, name: str, on_state: Callable[[bool], Any]) -> None:
+        kind = name.removesuffix("Probe")
+
+        def failed(why: str) -> None:
+            self._host.note("Warning", "Unhealthy", f"{kind.capitalize()} probe failed: {why}")
+
+        task = asyncio.create_task(probes.watch(self.spec[name], self._target(), on_state, failed))
+        self._watchers.add(task)
+        task.add_done_callback(self._watchers.discard)
+
+    async def _startup_state(self, good: bool) -> None:
+        if not good:
+            await self._unhealthy("startup")
+        elif not self.started:
+            self.started = True
+            self.ready = not self.spec.get("readinessProbe")
+            self._host.changed()
+            self._start_running_probes()
+        raise asyncio.CancelledError  # a startup probe that has decided is not asked again
+
+    async def _readiness_state(self, good: bool) -> None:
+        if self.running and self.ready is not good:
+            self.ready = good
+            self._host.changed()
+
+    async def _liveness_state(self, good: bool) -> None:
+        if not good:
+            await self._unhealthy("liveness")
+
+    async def _unhealthy(self, kind: str) -> None:
+        """Ends the process; run() starts it again by the restart policy."""
+        text = f"Container {self.name} failed {kind} probe, will be restarted"
+        self._host.note("Normal", "Killing", text)
+        probe = self.spec[f"{kind}Probe"]
+        default = self._pod["spec"]["terminationGracePeriodSeconds"]
+        # Not awaited here: the end of the process cancels this very probe task.
+        ending = asyncio.create_task(self._end(probe.get("terminationGracePeriodSeconds") or default))
+        await asyncio.shield(ending)
+
+
+async def _pump(descriptor: int, log: ContainerLog) -> None:
+    """Carries a pipe into the log until its last writer closes it."""
+    reader = asyncio.StreamReader()
+    pipe = os.fdopen(descriptor, "rb", 0)
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), pipe
+    )
+    try:
+        while data := await reader.read(65536):
+            log.feed(data)
+    finally:
+        transport.close()

@@ -1,0 +1,57 @@
+"""The loop that every controller shares: a change marks a key, a pass brings that key to what it should be.
+
+Invariants: many changes of one key make one pass; a pass works on what the store holds then, never on the
+change that woke it; an error in one key is logged with it and tried again, and stops no other key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from typing import Final
+
+from local.cluster.errors import ApiError
+from local.cluster.store import Change, Store
+
+_RETRY_S: Final = 0.5
+_log = logging.getLogger(__name__)
+
+
+class Controller(ABC):
+    """Subclasses say which changes concern them (`interest`) and what to do about a key (`reconcile`)."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._keys: dict[str, None] = {}  # in order of arrival
+        self._wake = asyncio.Event()
+
+    @abstractmethod
+    def interest(self, change: Change) -> None:
+        """Enqueues the keys that `change` concerns."""
+
+    @abstractmethod
+    def reconcile(self, key: str) -> None:
+        """Brings one key to its wanted state. ApiError: a race was lost; it is tried again."""
+
+    def enqueue(self, key: str) -> None:
+        self._keys[key] = None
+        self._wake.set()
+
+    def enqueue_in(self, seconds: float, key: str) -> None:
+        asyncio.get_running_loop().call_later(seconds, self.enqueue, key)
+
+    async def run(self) -> None:
+        """Runs until cancelled."""
+        self.store.subscribe(self.interest)
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            keys, self._keys = self._keys, {}
+            for key in keys:
+                try:
+                    self.reconcile(key)
+                except ApiError as error:
+                    _log.warning("%s %s: %s", type(self).__name__, key, error)
+                    self.enqueue_in(_RETRY_S, key)
+            await asyncio.sleep(0)

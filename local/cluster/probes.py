@@ -1,0 +1,111 @@
+"""Startup, liveness and readiness probes, with Kubernetes' counting of successes and failures."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import aiohttp
+
+from local.cluster.environment import Command
+from local.cluster.objects import Object
+
+Exec = Callable[[list[str]], Command]
+Port = Callable[[int | str], int | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What the handlers of one container are aimed at. `make` turns an exec command into a process."""
+
+    session: aiohttp.ClientSession
+    address: str
+    port: Port
+    make: Exec
+
+
+class ProbeFailed(Exception):
+    """One attempt failed; the text is what `kubectl describe` shows."""
+
+
+async def attempt(handler: Object, target: Target, timeout_s: float) -> None:
+    """One attempt of a probe or a preStop hook. ProbeFailed: it did not succeed in time."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            if handler.get("httpGet"):
+                await _http(handler["httpGet"], target)
+            elif handler.get("tcpSocket"):
+                await _tcp(handler["tcpSocket"], target)
+            else:
+                await _exec(handler["exec"], target)
+    except TimeoutError as error:
+        raise ProbeFailed(f"no answer within {timeout_s:g} s") from error
+    except (OSError, aiohttp.ClientError) as error:
+        raise ProbeFailed(str(error) or type(error).__name__) from error
+
+
+def _number(target: Target, port: int | str) -> int:
+    number = target.port(port)
+    if number is None:
+        raise ProbeFailed(f"no container port is named {port!r}")
+    return number
+
+
+async def _http(spec: Object, target: Target) -> None:
+    host = spec.get("host") or target.address
+    url = f"http://{host}:{_number(target, spec['port'])}/{spec.get('path', '/').removeprefix('/')}"
+    headers = {one["name"]: one["value"] for one in spec.get("httpHeaders") or []}
+    async with target.session.get(url, headers=headers) as answer:
+        if not 200 <= answer.status < 400:
+            raise ProbeFailed(f"HTTP probe failed with statuscode: {answer.status}")
+
+
+async def _tcp(spec: Object, target: Target) -> None:
+    host = spec.get("host") or target.address
+    _, writer = await asyncio.open_connection(host, _number(target, spec["port"]))
+    writer.close()
+
+
+async def _exec(spec: Object, target: Target) -> None:
+    made = target.make(spec["command"])
+    process = await asyncio.create_subprocess_exec(
+        *made.argv,
+        env=dict(made.env),
+        cwd=made.cwd,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        output, _ = await process.communicate()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+    if process.returncode:
+        raise ProbeFailed(output.decode(errors="replace").strip()[-256:] or f"exit code {process.returncode}")
+
+
+async def watch(
+    probe: Object,
+    target: Target,
+    on_state: Callable[[bool], Awaitable[None]],
+    on_failure: Callable[[str], None],
+) -> None:
+    """Runs one probe for good. `on_state(True|False)` each time a threshold is reached from below."""
+    await asyncio.sleep(probe.get("initialDelaySeconds") or 0)
+    run, last = 0, None
+    while True:
+        try:
+            await attempt(probe, target, probe["timeoutSeconds"])
+            good = True
+        except ProbeFailed as error:
+            good = False
+            on_failure(str(error))
+        run = run + 1 if good is last else 1
+        last = good
+        if run == probe["successThreshold" if good else "failureThreshold"]:
+            await on_state(good)
+        await asyncio.sleep(probe["periodSeconds"])

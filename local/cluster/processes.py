@@ -1,0 +1,154 @@
+"""Processes of containers: started in their own session, ended with all their children, never left behind.
+
+Invariants: whatever a container started dies with it (its process group, its session, and every process that
+carries its id in the environment, so that a child in a session of its own does not escape); the leaders are
+written to `processes.jsonl` before anything else happens, with their start time, so that the next cluster on
+the same folder ends what a `kill -9` of this one left, and never a stranger who got the same pid.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+MARK: Final = "SLUICE_CONTAINER_ID"  # environment variable that every process of a container inherits
+_PROC: Final = Path("/proc")
+_BOOT: Final = _PROC / "sys/kernel/random/boot_id"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stat:
+    """One line of /proc/PID/stat. `started` is in clock ticks since boot, `rss_bytes` resident memory."""
+
+    pid: int
+    parent: int
+    group: int
+    session: int
+    started: int
+    rss_bytes: int
+    zombie: bool
+
+
+def read_stat(pid: int | str) -> Stat | None:
+    """None: no such process (any more)."""
+    try:
+        text = (_PROC / str(pid) / "stat").read_text()
+    except OSError:
+        return None
+    fields = text.rpartition(")")[2].split()  # the name may hold spaces and parentheses
+    return Stat(
+        pid=int(pid),
+        parent=int(fields[1]),
+        group=int(fields[2]),
+        session=int(fields[3]),
+        started=int(fields[19]),
+        rss_bytes=int(fields[21]) * os.sysconf("SC_PAGE_SIZE"),
+        zombie=fields[0] == "Z",
+    )
+
+
+def all_stats() -> list[Stat]:
+    found = (read_stat(name) for name in (entry.name for entry in _PROC.iterdir()) if name.isdigit())
+    return [one for one in found if one is not None]
+
+
+def _marks(pid: int) -> Iterator[str]:
+    try:
+        raw = (_PROC / str(pid) / "environ").read_bytes()
+    except OSError:  # gone, or another user's
+        return
+    prefix = f"{MARK}=".encode()
+    yield from (item.removeprefix(prefix).decode() for item in raw.split(b"\0") if item.startswith(prefix))
+
+
+def send(pid: int, number: signal.Signals, *, group: bool = False) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        (os.killpg if group else os.kill)(pid, number)
+
+
+class Processes:
+    """All processes of this cluster. `state` is its folder; one live cluster per folder (the caller locks)."""
+
+    def __init__(self, state: Path) -> None:
+        self._ledger = state / "processes.jsonl"
+        self._boot = _BOOT.read_text().strip()
+
+    def clean_up(self) -> int:
+        """Ends what an earlier cluster on this folder left; returns how many processes that were."""
+        leaders, containers = self._read_ledger()
+        ended = 0
+        for one in all_stats():
+            ours = leaders.get(one.pid) == one.started or not containers.isdisjoint(_marks(one.pid))
+            if ours and not one.zombie:
+                send(one.pid, signal.SIGKILL)
+                ended += 1
+        self._ledger.write_text("")
+        return ended
+
+    def _read_ledger(self) -> tuple[dict[int, int], set[str]]:
+        """{pid: start time} and the container ids that were started since this machine booted."""
+        leaders: dict[int, int] = {}
+        containers: set[str] = set()
+        lines = self._ledger.read_text().splitlines() if self._ledger.exists() else []
+        for line in lines:
+            with contextlib.suppress(ValueError, KeyError):  # the line that a crash cut short
+                entry = json.loads(line)
+                if entry["boot"] == self._boot:
+                    leaders[entry["pid"]] = entry["started"]
+                    containers.add(entry["container"])
+        return leaders, containers
+
+    async def spawn(
+        self, argv: list[str], *, env: Mapping[str, str], cwd: Path, container: str, output: int, nice: int
+    ) -> asyncio.subprocess.Process:
+        """Starts a session of its own. `output`: descriptor for stdout and stderr. OSError: cannot be run."""
+        process = await asyncio.create_subprocess_exec(
+            *argv,
+            env={**env, MARK: container},
+            cwd=cwd,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+        stat = read_stat(process.pid)
+        entry = {"pid": process.pid, "started": stat.started if stat else 0, "boot": self._boot}
+        with self._ledger.open("a") as ledger:
+            ledger.write(json.dumps({**entry, "container": container}) + "\n")
+        if nice:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.setpriority(os.PRIO_PGRP, process.pid, nice)
+        return process
+
+    def sweep(self, leader: int, container: str) -> None:
+        """Kills whatever a container whose leader is gone left running."""
+        for one in all_stats():
+            if one.zombie or one.pid == os.getpid():
+                continue
+            if leader in (one.group, one.session) or container in _marks(one.pid):
+                send(one.pid, signal.SIGKILL)
+
+
+def tree_rss_bytes(leaders: Mapping[str, int]) -> dict[str, int]:
+    """Resident memory of each container's session and descendants, by container id, in bytes.
+
+    One pass over /proc for all of them. Pages shared between processes count once per process, so a
+    container of many forks reads higher here than in a cgroup.
+    """
+    stats = {one.pid: one for one in all_stats()}
+    owner: dict[int, str] = {pid: container for container, pid in leaders.items()}
+    total = dict.fromkeys(leaders, 0)
+    for one in stats.values():
+        here: Stat | None = one
+        while here is not None and here.pid not in owner and here.session not in owner:
+            here = stats.get(here.parent)
+        if here is not None:
+            total[owner.get(here.pid) or owner[here.session]] += one.rss_bytes
+    return total
