@@ -1,0 +1,190 @@
+"""From FP32 and ranges to INT8: explicit quantize/dequantize pairs around every weighted operator.
+
+Problem: on CPUs an 8-bit product is fast for unsigned activations and signed weights only (symmetric signed
+activations ran slower than FP32 for us). Invariants: activations are uint8 with one scale a tensor and a zero
+point that holds zero exactly; weights are int8, symmetric, one scale an output channel; everything else stays
+FP32. Pairs, not fused kernels, are written: each backend fuses them in its own way.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from sluice.errors import FatalError
+
+WEIGHT_LIMIT: Final = 127
+ACTIVATION_LIMIT: Final = 255
+EXTERNAL_ABOVE_BYTES: Final = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weighted:
+    """One operator to quantize. axis: of the output channels in its weight."""
+
+    node: str
+    op_type: str
+    activation: str
+    weight: str
+    axis: int
+
+
+def weighted_operators(model: onnx.ModelProto) -> tuple[Weighted, ...]:
+    """MatMul, Gemm and Conv of the main graph whose weight is a constant float32 matrix or kernel.
+
+    FatalError when there is none: an INT8 candidate that quantizes nothing is FP32 under another name.
+    """
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    found = []
+    for node in model.graph.node:
+        weight = constants.get(node.input[1]) if len(node.input) > 1 else None
+        if weight is None or weight.data_type != onnx.TensorProto.FLOAT or node.input[0] in constants:
+            continue
+        axis = _channel_axis(node, len(weight.dims))
+        if axis is not None:
+            found.append(
+                Weighted(
+                    node=node.name,
+                    op_type=node.op_type,
+                    activation=node.input[0],
+                    weight=weight.name,
+                    axis=axis,
+                )
+            )
+    if not found:
+        raise FatalError(
+            "the ONNX has no MatMul, Gemm or Conv with a constant float32 weight, so nothing can be INT8",
+            "take int8 out of precisions",
+        )
+    return tuple(found)
+
+
+def quantized_weights(
+    model: onnx.ModelProto, operators: Sequence[Weighted]
+) -> dict[str, list[onnx.TensorProto]]:
+    """The INT8 values, scales and zero points of each weight; the same for every method, so made once."""
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    made = {}
+    for operator in operators:
+        values = numpy_helper.to_array(constants[operator.weight])
+        others = tuple(axis for axis in range(values.ndim) if axis != operator.axis)
+        scale = np.maximum(np.abs(values).max(axis=others), 1e-12).astype(np.float32) / np.float32(
+            WEIGHT_LIMIT
+        )
+        shape = [-1 if axis == operator.axis else 1 for axis in range(values.ndim)]
+        rounded = np.clip(np.round(values / scale.reshape(shape)), -WEIGHT_LIMIT, WEIGHT_LIMIT).astype(
+            np.int8
+        )
+        made[operator.weight] = [
+            numpy_helper.from_array(rounded, f"{operator.weight}_int8"),
+            numpy_helper.from_array(scale, f"{operator.weight}_scale"),
+            numpy_helper.from_array(np.zeros(len(scale), dtype=np.int8), f"{operator.weight}_zero"),
+        ]
+    return made
+
+
+def write_int8(
+    model: onnx.ModelProto,
+    operators: Sequence[Weighted],
+    weights: Mapping[str, list[onnx.TensorProto]],
+    ranges: Mapping[str, tuple[float, float]],
+    path: Path,
+) -> None:
+    """Write the INT8 candidate. ranges: (low, high) of every operator's activation, zero inside."""
+    by_node = {operator.node: operator for operator in operators}
+    nodes: list[onnx.NodeProto] = []
+    done: set[str] = set()
+    for node in model.graph.node:
+        operator = by_node.get(node.name)
+        if operator is None:
+            nodes.append(node)
+            continue
+        for name, pair in (
+            (operator.activation, lambda o: _activation_pair(o.activation)),
+            (operator.weight, lambda o: [_weight_dequantize(o)]),
+        ):
+            if name not in done:
+                nodes.extend(pair(operator))
+                done.add(name)
+        nodes.append(_redirected(node))
+    parameters = [tensor for name in ranges for tensor in _activation_parameters(name, *ranges[name])]
+    _save(model, nodes, [*parameters, *(tensor for three in weights.values() for tensor in three)], path)
+
+
+def activation_scale(low: float, high: float) -> tuple[np.float32, np.uint8]:
+    """(scale, zero point) of uint8 for a range that contains zero."""
+    scale = np.float32(max(high - low, 1e-12) / ACTIVATION_LIMIT)
+    return scale, np.uint8(np.clip(round(-low / float(scale)), 0, ACTIVATION_LIMIT))
+
+
+def _channel_axis(node: onnx.NodeProto, rank: int) -> int | None:
+    """The axis of the output channels, None for what is not quantized."""
+    attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+    axes: dict[str, Callable[[], int | None]] = {
+        "MatMul": lambda: 1 if rank == 2 else None,
+        "Gemm": lambda: None if attributes.get("transA") else (0 if attributes.get("transB") else 1),
+        "Conv": lambda: 0,
+    }
+    return axes[node.op_type]() if node.op_type in axes and node.domain in ("", "ai.onnx") else None
+
+
+def _activation_parameters(name: str, low: float, high: float) -> list[onnx.TensorProto]:
+    scale, zero = activation_scale(low, high)
+    return [numpy_helper.from_array(scale, f"{name}_scale"), numpy_helper.from_array(zero, f"{name}_zero")]
+
+
+def _activation_pair(name: str) -> list[onnx.NodeProto]:
+    parameters = [f"{name}_scale", f"{name}_zero"]
+    return [
+        onnx.helper.make_node("QuantizeLinear", [name, *parameters], [f"{name}_uint8"], f"{name}_quantize"),
+        onnx.helper.make_node(
+            "DequantizeLinear", [f"{name}_uint8", *parameters], [f"{name}_restored"], f"{name}_dequantize"
+        ),
+    ]
+
+
+def _weight_dequantize(operator: Weighted) -> onnx.NodeProto:
+    name = operator.weight
+    inputs = [f"{name}_int8", f"{name}_scale", f"{name}_zero"]
+    return onnx.helper.make_node(
+        "DequantizeLinear", inputs, [f"{name}_restored"], f"{name}_dequantize", axis=operator.axis
+    )
+
+
+def _redirected(node: onnx.NodeProto) -> onnx.NodeProto:
+    """The operator with its activation and weight read from behind the pairs; a bias stays as it is."""
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    copy.input[0], copy.input[1] = f"{node.input[0]}_restored", f"{node.input[1]}_restored"
+    return copy
+
+
+def _save(
+    model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], added: Sequence[onnx.TensorProto], path: Path
+) -> None:
+    """Write the graph with these nodes; FP32 weights that nothing reads any more stay out of the file."""
+    read = {name for node in nodes for name in node.input} | _read_inside(nodes)
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in read]
+    graph = onnx.helper.make_graph(
+        nodes, model.graph.name, model.graph.input, model.graph.output, initializer=[*kept, *added]
+    )
+    written = onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+    size_bytes = sum(tensor.ByteSize() for tensor in graph.initializer)
+    onnx.save_model(
+        written,
+        str(path),
+        save_as_external_data=size_bytes > EXTERNAL_ABOVE_BYTES,
+        location=f"{path.name}.data",
+    )
+
+
+def _read_inside(nodes: Sequence[onnx.NodeProto]) -> set[str]:
+    """Names that the bodies of Loop, If and Scan read from the graph around them."""
+    graphs = [attribute.g for node in nodes for attribute in node.attribute if attribute.HasField("g")]
+    inner = [node for graph in graphs for node in graph.node]
+    names = {name for node in inner for name in node.input}
+    return names | _read_inside(inner) if inner else names

@@ -1,0 +1,34 @@
+"""Which samples calibrate, and how they become one dataset with a digest.
+
+Problem: ranges that were found on the samples they are judged by look better than they are. Invariant: the first
+`calibration.samples` lines calibrate, and no line after them does; accuracy is measured on later lines. Fewer
+lines than the spec asks for is an error, never a smaller dataset.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from sluice.model_inputs import Sample, SampleError, parse_samples
+from sluice.spec import ReleaseSpec
+
+
+def calibration_samples(checkpoint: Path, spec: ReleaseSpec) -> tuple[Sample, ...]:
+    """The first `spec.calibration.samples` samples. SampleError when there are fewer, or none."""
+    wanted = spec.calibration.samples
+    text = (checkpoint / spec.model.samples).read_text(encoding="utf-8")
+    samples = parse_samples(text, spec.model.inputs, spec.model.axes, limit=wanted)
+    if len(samples) < wanted:
+        raise SampleError(0, f"calibration.samples asks for {wanted}, the file has {len(samples)}")
+    return samples
+
+
+def dataset_sha256(samples: Sequence[Sample]) -> str:
+    """Digest of the values in order, with names, types and shapes; 64 lowercase hex digits."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        for name in sorted(sample):
+            array = sample[name]
+            digest.update(f"{name}:{array.dtype}:{array.shape};".encode())
+            digest.update(array.tobytes())
+    return digest.hexdigest()
