@@ -131,7 +131,8 @@ def _connection_manager(node: str) -> Json:
         stat_prefix="clients",
         # every client is outside: its x-envoy-* headers (timeouts, retries) are dropped, request ids are ours
         use_remote_address=True,
-        internal_address_config={"cidr_ranges": []},
+        # (an empty list of inside addresses would mean Envoy's default list, so it names one that never calls)
+        internal_address_config={"cidr_ranges": [{"address_prefix": "255.255.255.255", "prefix_len": 32}]},
         always_set_request_id_in_response=True,
         normalize_path=True,
         server_header_transformation="PASS_THROUGH",

@@ -38,6 +38,8 @@ from serving.gateway.bootstrap import NODE_HEADER
 
 log = logging.getLogger(__name__)
 
+NOBODY: Final = "-"  # stands for the gateway that should be there
+
 _OPTIONS: Final = (
     ("grpc.keepalive_time_ms", 5_000),  # a gateway behind a dead link is lost after 10 s, not after hours
     ("grpc.keepalive_timeout_ms", 5_000),
@@ -130,6 +132,8 @@ class Gateways:
             if reason is not None:
                 stale[name] = reason
         stale |= dict.fromkeys(self._still_lost(), "connection to the gateway lost")
+        if not self._streams:
+            stale.setdefault(NOBODY, "no gateway is connected")
         return Reconciliation(counts=tuple(counts), stale=stale)
 
     # -- called by the servicers, on the event loop -------------------------------------------------------
@@ -210,14 +214,13 @@ class Gateways:
     def _status(self, name: str) -> GatewayStatus:
         sessions, node = self._of(name), self._node(name)
         kinds = sessions[-1].kinds if sessions else {}
-        errors = [f"{kind}: {said.error}" for kind, said in kinds.items() if said.error]
         return GatewayStatus(
             node=name,
             connected=bool(sessions),
             streams=len(sessions),
             acked={kind: said.acked for kind, said in kinds.items()},
             wanted=dict.fromkeys(TYPE_URLS, "") if self._wanted is None else dict(self._wanted.versions),
-            nack="; ".join(errors) or None,
+            nack=(sessions[-1].errors or None) if sessions else None,
             last_log_s=node.last_log_s,
             last_stats_s=node.last_stats_s,
         )
@@ -243,15 +246,18 @@ class _Ads(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):
         stream = self._gateways.opened(first.node.id)
         stream.session.on_request(first)
         stream.wake.set()
-        writer = asyncio.create_task(self._write(stream, context))
         try:
-            async for request in requests:
-                if request.HasField("error_detail"):
-                    log.error("gateway %s rejects: %s", stream.session.node, request.error_detail.message)
-                stream.session.on_request(request)
-                stream.wake.set()
+            async with (
+                asyncio.TaskGroup() as both
+            ):  # a writer that fails ends the stream, and Envoy comes back
+                writer = both.create_task(self._write(stream, context))
+                async for request in requests:
+                    stream.session.on_request(request)
+                    if request.HasField("error_detail"):
+                        log.error("gateway %s rejects %s", stream.session.node, stream.session.errors)
+                    stream.wake.set()
+                writer.cancel()
         finally:
-            writer.cancel()
             self._gateways.closed(stream)
 
     async def _write(self, stream: _Stream, context: Any) -> None:

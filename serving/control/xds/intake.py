@@ -23,7 +23,7 @@ from sluice.buckets import bucket, keeps, uid_hash
 from sluice.entry import HASH_ROUTE, Entry
 
 STILL_RUNNING: Final = 100  # status of a request that hangs: HTTP's word for "nothing final yet"
-UNIDENTIFIED: Final = "unidentified"  # hashed by a uid too long for the log: no evidence, but not unheard
+UNIDENTIFIED: Final = "unidentified"  # its uid was sent twice or is over 8 KiB: no evidence, but not unheard
 
 # Envoy's short names, as in its text log (%RESPONSE_FLAGS%)
 FLAGS: Final = {
@@ -101,6 +101,8 @@ class Intake:
             return None
         notes = _notes(common)
         uid = notes.get("uid", "") if common.route_name == HASH_ROUTE else ""
+        if "," in uid:  # sent twice: Envoy hashed the values one after the other, so the bucket is not known
+            uid = ""
         at_s = common.start_time.seconds + common.start_time.nanos / 1e9
         hangs = common.intermediate_log_entry
         entry = Entry(

@@ -23,6 +23,8 @@ OnEntries = Callable[[list["Entry"]], None]  # called on the event loop, in orde
 
 _CLUSTER = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")  # also a part of a runtime key
 _SALT = re.compile(r"[A-Za-z0-9._-]{1,64}")  # goes into a regex substitution: no backslash
+_PREFIX = re.compile(r"/[^?#\s]*")
+_VERSION = re.compile(r"[!-~]{1,128}")  # travels in a header
 _HEADER = re.compile(r"[a-z0-9-]{1,64}")  # Envoy compares header names in lower case
 
 
@@ -109,8 +111,11 @@ class ServiceTraffic:
         raise TrafficError(self.service, field_name, value, wanted)
 
     def _check_names(self) -> None:
-        if not self.prefix.startswith("/"):
-            self._refuse("prefix", self.prefix, "a path that starts with /")
+        if not _PREFIX.fullmatch(self.prefix):
+            self._refuse("prefix", self.prefix, "a path that starts with /, without ?, # or blanks")
+        for version in self.versions.values():
+            if not _VERSION.fullmatch(version):
+                self._refuse("version", version, "1 to 128 visible ASCII characters")
         if not _SALT.fullmatch(self.salt):
             self._refuse("salt", self.salt, "1 to 64 of letters, digits, '.', '_' and '-'")
         if not _HEADER.fullmatch(self.uid_header):

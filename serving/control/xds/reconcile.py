@@ -43,7 +43,7 @@ class _Cluster:
 
 @dataclass(slots=True)
 class Node:
-    """Everything heard from one gateway. `since_s`: when it first connected."""
+    """Everything heard from one gateway. `since_s`: when it connected last."""
 
     since_s: float
     sample_fraction: float = 0.0  # in force
@@ -100,7 +100,7 @@ class Node:
 
     def stale(self, counts: list[ClusterCount], now_s: float) -> str | None:
         """Why this gateway's evidence cannot be trusted now, or None. The worst reason comes first."""
-        heard_s = self.since_s if self.last_stats_s is None else self.last_stats_s
+        heard_s = max(self.since_s, self.last_stats_s or 0.0)
         if now_s - heard_s > SILENT_S:
             return f"no counters for {now_s - heard_s:.0f} s"
         for one in counts:
@@ -110,7 +110,7 @@ class Node:
         return self._silent(counts, now_s)
 
     def _silent(self, counts: list[ClusterCount], now_s: float) -> str | None:
-        heard_s = self.since_s if self.last_log_s is None else self.last_log_s
+        heard_s = max(self.since_s, self.last_log_s or 0.0)
         gap_s = now_s - heard_s
         if gap_s <= SILENT_S:
             return None

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest, DiscoveryResponse, Resource
 from google.protobuf.any_pb2 import Any as AnyProto
@@ -50,11 +50,6 @@ class _Kind:
         """Whether the last response was applied."""
         return bool(self.sent) and self.acked == self.sent
 
-    @property
-    def answered(self) -> bool:
-        """Whether Envoy applied or rejected the last response."""
-        return bool(self.sent) and self.nonce not in self.pending
-
 
 class Session:
     """State of one stream. Feed it requests and the wanted snapshot; it says what to send."""
@@ -62,7 +57,7 @@ class Session:
     def __init__(self, node: str) -> None:
         self.node = node
         self.kinds = {kind: _Kind() for kind in TYPE_URLS}
-        self._nonces = 0
+        self.nonces = 0  # responses made so far
         self._fresh: bool | None = (
             None  # whether this Envoy had nothing when the stream began; None = not known
         )
@@ -70,7 +65,7 @@ class Session:
         self._line: Mapping[str, frozenset[str]] = {}  # as in the routes acknowledged last
         self._line_sent: dict[str, Mapping[str, frozenset[str]]] = {}  # version -> line, not acknowledged yet
         self._layers: dict[str, ServiceLayer] = {}  # as sent last
-        self._common: Mapping[str, Any] = {}  # as sent last
+        self._common: Mapping[str, int] = {}  # as sent last
         self._rtds = AnyProto()  # both, as sent last
 
     def on_request(self, request: DiscoveryRequest) -> None:
@@ -90,7 +85,7 @@ class Session:
         answered = int(request.response_nonce)  # Envoy answers in order
         kind.pending = {nonce: v for nonce, v in kind.pending.items() if int(nonce) > answered}
         if request.HasField("error_detail"):
-            kind.nacked, kind.error = version, request.error_detail.message
+            kind.nacked, kind.error = version, _short(request.error_detail.message)
             return
         kind.acked, kind.error = version, None
         if name == "rds" and version in self._line_sent:
@@ -101,17 +96,19 @@ class Session:
         """Return what can be sent now, in order. Call again after every request and every change."""
         responses = self._weights(wanted)
         responses += self._add_clusters(wanted)
-        if not self.kinds["cds"].answered:
-            return responses
+        # not after the clusters' acknowledgement: Envoy holds that back until every new cluster has its endpoints
         responses += self._endpoints(wanted)
-        endpoints_known = not wanted.endpoints or self.kinds["eds"].acked == wanted.versions["eds"]
-        if not self.kinds["cds"].applied or not endpoints_known:
+        if not self._clusters_ready(wanted):
             return responses
         responses += self._routes(wanted)
         if self.kinds["rds"].acked == wanted.versions["rds"]:
             responses += self._weights(wanted)
             responses += self._drop_clusters(wanted)
         return responses
+
+    def _clusters_ready(self, wanted: Snapshot) -> bool:
+        endpoints_known = not wanted.endpoints or self.kinds["eds"].acked == wanted.versions["eds"]
+        return self.kinds["cds"].applied and endpoints_known
 
     def heartbeat(self) -> list[DiscoveryResponse]:
         """The weights as they were sent last, which renews their time to live.
@@ -140,14 +137,20 @@ class Session:
                 return f"{name}: {kind.error}"
         return None
 
+    @property
+    def errors(self) -> str:
+        """Everything that Envoy rejects now, or an empty string."""
+        return "; ".join(f"{name}: {kind.error}" for name, kind in self.kinds.items() if kind.error)
+
     # -- one kind each ------------------------------------------------------------------------------------
 
     def _weights(self, wanted: Snapshot) -> list[DiscoveryResponse]:
-        """The weights of every service whose clusters are routed here; the others keep what they had."""
+        """The weights of every service that may have them now; the others keep what they had."""
         kind = self.kinds["rtds"]
         if not kind.subscribed:
             return []
-        layers = {name: layer for name, layer in wanted.layers.items() if self._routed_here(name, layer)}
+        settled = self._clusters_ready(wanted) and self.kinds["rds"].acked == wanted.versions["rds"]
+        layers = {k: layer for k, layer in wanted.layers.items() if self._may_have(k, layer, settled)}
         partial = len(layers) < len(wanted.layers)
         if partial and not kind.sent and not self._fresh:
             return []  # it kept weights from before; do not take them away while the routes are on their way
@@ -160,14 +163,16 @@ class Session:
         self._rtds = self._with_ttl(runtime(layers.values(), wanted.common))
         return [self._respond("rtds", version, [self._rtds])]
 
-    def _routed_here(self, service: str, layer: ServiceLayer) -> bool:
-        """Whether every cluster that gets traffic is in the routes this gateway applies.
+    def _may_have(self, service: str, layer: ServiceLayer, settled: bool) -> bool:
+        """Whether every cluster that gets traffic is routed here, and nothing is raised before the rest is there.
 
         An Envoy that has just started has no routes and waits for its weights before it opens its port.
         """
         if self._fresh and not self.kinds["rds"].acked:
             return True
-        return layer.routed <= self._line.get(service, frozenset())
+        before = self._layers.get(service)
+        lowers = before is not None and layer.candidate <= before.candidate
+        return (settled or lowers) and layer.routed <= self._line.get(service, frozenset())
 
     def _with_ttl(self, resource: AnyProto) -> AnyProto:
         ttl_s = self.ttl_s
@@ -223,9 +228,15 @@ class Session:
 
     def _respond(self, name: str, version: str, resources: Iterable[AnyProto]) -> DiscoveryResponse:
         kind = self.kinds[name]
-        self._nonces += 1
-        kind.nonce, kind.sent, kind.unanswered_names = str(self._nonces), version, False
+        self.nonces += 1
+        kind.nonce, kind.sent, kind.unanswered_names = str(self.nonces), version, False
         kind.pending[kind.nonce] = version
         return DiscoveryResponse(
             type_url=TYPE_URLS[name], version_info=version, nonce=kind.nonce, resources=resources
         )
+
+
+def _short(words: str, limit: int = 600) -> str:
+    """Envoy's reason without the resource that it repeats: the head and the tail of one line."""
+    line = " ".join(words.split())
+    return line if len(line) <= limit else f"{line[: limit * 2 // 3]} ... {line[-limit // 3 :]}"

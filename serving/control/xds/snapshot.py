@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Final
 
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.core.v3.config_source_pb2 import ApiVersion, ConfigSource
@@ -28,10 +28,11 @@ from serving.control.xds.interface import Endpoint, ServiceTraffic, TrafficState
 from serving.gateway.bootstrap import MARKER_HEADER, ROUTES, RUNTIME, notes
 
 VERSION_HEADER: Final = "x-sluice-version"
-# A uid is usable when hash, log and Python see the same bytes: valid UTF-8, once. A header sent twice arrives
-# joined by a comma, so a comma counts as "no uid"; so does the empty string.
+# A uid is usable when hash, log and Python see the same bytes: not empty, valid UTF-8, no comma. (A header sent
+# twice is hashed over both values and logged joined by a comma: sticky, but the intake takes it for no evidence.)
 UID: Final = "[^,]+"
-SAMPLE_KEY: Final = "sluice.sample"
+SAMPLE_KEY: Final = "sluice.sample"  # a whole number of millionths: the denominator is the bootstrap's
+MILLION: Final = 1_000_000
 SLOW_KEY: Final = "sluice.slow_floor_ms"
 
 # Sane bounds per version and gateway: enough for a fleet, small enough that a stuck version cannot take a
@@ -48,6 +49,7 @@ class ServiceLayer:
 
     keys: Mapping[str, int]  # runtime key -> weight
     routed: frozenset[str]  # clusters that get traffic by it
+    candidate: int  # buckets that the candidate holds
     ttl_s: float | None  # None when no candidate has traffic: nothing to fall back from
 
 
@@ -61,7 +63,7 @@ class Snapshot:
     routes: AnyProto
     line: Mapping[str, frozenset[str]]  # service -> clusters that its hash route lists
     layers: Mapping[str, ServiceLayer]
-    common: Mapping[str, Any]  # runtime keys that belong to no service
+    common: Mapping[str, int]  # runtime keys that belong to no service
     versions: Mapping[str, str] = field(default_factory=dict)  # cds eds rds rtds -> version
 
 
@@ -94,7 +96,7 @@ def snapshot(state: TrafficState, generation: int, previous: Snapshot | None) ->
     return replace(made, versions=versions)
 
 
-def runtime(layers: Iterable[ServiceLayer], common: Mapping[str, Any]) -> AnyProto:
+def runtime(layers: Iterable[ServiceLayer], common: Mapping[str, int]) -> AnyProto:
     """The runtime layer as one resource."""
     made = Runtime(name=RUNTIME)
     made.layer.update(dict(common))
@@ -113,16 +115,16 @@ def _layer(traffic: ServiceTraffic) -> ServiceLayer:
     return ServiceLayer(
         keys={f"{prefix}.{piece.cluster}": piece.weight for piece in traffic.line},
         routed=frozenset(piece.cluster for piece in traffic.line if piece.weight),
+        candidate=traffic.candidate_weight,
         ttl_s=traffic.gateway_ttl_s if traffic.candidate_weight else None,
     )
 
 
-def _common(services: tuple[ServiceTraffic, ...]) -> dict[str, Any]:
+def _common(services: tuple[ServiceTraffic, ...]) -> dict[str, int]:
     """One log serves all services, so it asks for the most any of them wants; the intake thins the others."""
     share = max((s.sample_fraction for s in services), default=0.0)
     floors = [s.slow_floor_ms for s in services if s.slow_floor_ms is not None]
-    # a plain number would be read as a percentage, so the share goes as a fraction
-    keys: dict[str, Any] = {SAMPLE_KEY: {"numerator": round(share * 1_000_000), "denominator": "MILLION"}}
+    keys = {SAMPLE_KEY: round(share * MILLION)}
     if floors:
         keys[SLOW_KEY] = max(1, int(min(floors)))
     return keys
@@ -209,6 +211,7 @@ def _cluster(name: str, endpoints: tuple[Endpoint, ...]) -> Cluster:
     )
     if _by_name(endpoints):
         made.type = Cluster.STRICT_DNS
+        made.dns_lookup_family = Cluster.V4_PREFERRED
         made.load_assignment.CopyFrom(_load(name, endpoints))
     else:
         made.type = Cluster.EDS
