@@ -8,7 +8,7 @@ lacks, or has too much of, is an error, never a default.
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -69,6 +69,22 @@ def batch(samples: Sequence[Sample], inputs: Sequence[TensorSpec]) -> dict[str, 
             row[tuple(slice(size) for size in array.shape)] = array
         stacked[spec.name] = out
     return stacked
+
+
+def batches(
+    samples: Sequence[Sample], inputs: Sequence[TensorSpec], rows: Callable[[str], int]
+) -> Iterator[dict[str, np.ndarray]]:
+    """Every sample once, in order, in batches. rows: from the batch axis's name to the wanted batch size.
+
+    A batch of fixed size is filled up with its first sample.
+    """
+    first = inputs[0].dims[0]
+    size = first if isinstance(first, int) else rows(first)
+    for start in range(0, len(samples), size):
+        part = list(samples[start : start + size])
+        if isinstance(first, int):
+            part += part[:1] * (size - len(part))
+        yield batch(part, inputs)
 
 
 def fill(

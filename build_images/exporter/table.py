@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from build_images.cosine import cosines
 from sluice.spec import Numerics
 
 COLUMNS: Final = (
@@ -68,16 +69,6 @@ def compare(reference: np.ndarray, got: np.ndarray, limits: Numerics) -> Drift:
     return Drift(
         max_abs=float(difference.max()), max_rel=float(relative.max()), cosine=float(cosines(a, b).min())
     )
-
-
-def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Cosine of each row (first dimension) with its partner; 1 for two zero rows, 0 for one."""
-    rows_a, rows_b = (np.atleast_1d(x).reshape(max(1, x.shape[0] if x.ndim else 1), -1) for x in (a, b))
-    lengths_a, lengths_b = np.linalg.norm(rows_a, axis=1), np.linalg.norm(rows_b, axis=1)
-    product = lengths_a * lengths_b
-    with np.errstate(invalid="ignore", divide="ignore"):
-        cosine = (rows_a * rows_b).sum(axis=1) / product
-    return np.where(product > 0, np.clip(cosine, -1.0, 1.0), np.where(lengths_a == lengths_b, 1.0, 0.0))
 
 
 def rows(

@@ -7,7 +7,7 @@ A table that fails is published as well, so that its Data Docs can be read; its 
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from artifacts.store import Artifact, Store
 from build_images.exporter import table as numbers
 from build_images.exporter.errors import NumericsError
-from sluice.model_inputs import Sample, batch, corners, fill, label, parse_samples
+from sluice.model_inputs import Sample, batches, corners, fill, label, parse_samples
 from sluice.release import Release
 from sluice.spec import ReleaseSpec
 
@@ -70,20 +70,11 @@ def build_table(
         row for sizes in corners(spec.model.axes) for row in rows(_corner(sizes, samples, spec), label(sizes))
     ]
     real = f"{len(samples)} real samples"
-    by_batch = [rows(feed, real) for feed in batches(samples, spec)]
+    # Batches of opt, padded to the longest of each, so that padding is on trial as well.
+    feeds = batches(samples, spec.model.inputs, lambda axis: spec.model.axes[axis].opt)
+    by_batch = [rows(feed, real) for feed in feeds]
     table += [numbers.merged(parts) for parts in zip(*by_batch, strict=True)]
     return table, [*(label(sizes) for sizes in corners(spec.model.axes)), real]
-
-
-def batches(samples: Sequence[Sample], spec: ReleaseSpec) -> Iterator[Feed]:
-    """All samples, in batches of opt (padded to the longest of each), so that padding is tested as well."""
-    first = spec.model.inputs[0].dims[0]
-    size = first if isinstance(first, int) else spec.model.axes[first].opt
-    for start in range(0, len(samples), size):
-        part = list(samples[start : start + size])
-        if isinstance(first, int):
-            part += part[:1] * (size - len(part))  # a fixed batch is filled up with its first sample
-        yield batch(part, spec.model.inputs)
 
 
 def _corner(sizes: dict[str, int], samples: Sequence[Sample], spec: ReleaseSpec) -> Feed:

@@ -1,0 +1,64 @@
+"""What every backend offers the builder: from an ONNX file to an engine of this machine, and a way to run it.
+
+Invariant: the builder knows no backend by name; what it measures and how it chooses is the same for all.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import numpy as np
+
+from build_images.engine_builder.errors import UnknownBackendError
+
+Feed = Mapping[str, np.ndarray]
+Run = Callable[[Feed], dict[str, np.ndarray]]
+
+# Imported when asked for: an image carries the libraries of its own backends only.
+MODULES: Final = {"onnxruntime": "build_images.engine_builder.onnxruntime_backend"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """One way to serve the model. name: `fp32` or `int8-<method>`. source: the ONNX that it is built from."""
+
+    name: str
+    precision: str
+    source: Path
+
+
+class Backend(Protocol):
+    """One inference library on one machine."""
+
+    engine_file: str  # name of the engine in its artifact
+
+    def version(self) -> str:
+        """Of the library; part of the manifest."""
+
+    def device(self) -> dict[str, Any]:
+        """What the machine is; `arch` is compared with the target."""
+
+    def precisions(self) -> frozenset[str]:
+        """Those that this backend can build here."""
+
+    def build(self, source: Path, engine: Path, *, threads: int) -> None:
+        """Write the engine for this machine."""
+
+    def open(self, engine: Path, *, threads: int) -> Run:
+        """Load an engine, ready to run."""
+
+    def reference(self, source: Path, *, threads: int) -> Run:
+        """The ONNX itself, without optimisations that are specific to a machine: what engines are judged by."""
+
+    def peak_memory_bytes(self, engine: Path, feed: Feed, *, threads: int) -> int:
+        """Of a fresh process that loads the engine and answers `feed` once."""
+
+
+def backend_of(name: str) -> Backend:
+    """The backend by its name in the spec. Raises UnknownBackendError."""
+    if name not in MODULES:
+        raise UnknownBackendError(name, ", ".join(MODULES))
+    made: Backend = importlib.import_module(MODULES[name]).make()
+    return made

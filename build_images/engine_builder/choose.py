@@ -1,0 +1,64 @@
+"""Which candidate is served. Pure.
+
+Invariants: of the precisions that the spec asks for, the fastest that passes its accuracy bar; FP32 when none of
+them passes; never without a reason that names the numbers, for the winner and for each that was turned down.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from build_images.engine_builder.errors import NoEngineError
+
+FALLBACK = "fp32"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """One candidate's numbers. cosine: the least against FP32; p50_ms: at the shape that is ranked by."""
+
+    name: str
+    precision: str
+    cosine: float
+    p50_ms: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """The winner's name, why, and why each other candidate is not it."""
+
+    name: str
+    reason: str
+    rejected: Mapping[str, str]
+
+
+def choose(measured: Sequence[Measured], bars: Mapping[str, float], asked: Sequence[str]) -> Choice:
+    """bars: least cosine by precision. asked: the spec's precisions. Raises NoEngineError."""
+    failing = {
+        one.name: f"cosine {one.cosine:.4f} < {bars[one.precision]:g}"
+        for one in measured
+        if not one.cosine >= bars[one.precision]
+    }
+    passing = sorted((one for one in measured if one.name not in failing), key=lambda one: one.p50_ms)
+    wanted = [one for one in passing if one.precision in asked]
+    fallback = [one for one in passing if one.precision == FALLBACK]
+    if not wanted and not fallback:
+        raise NoEngineError(_listed(failing) or "nothing was measured")
+    best = (wanted or fallback)[0]
+    slower = {
+        one.name: f"{one.p50_ms:.2f} ms, {best.name} {best.p50_ms:.2f} ms"
+        for one in passing
+        if one.name != best.name
+    }
+    if best in wanted:
+        reason = f"fastest that is accurate enough: p50 {best.p50_ms:.2f} ms, cosine {best.cosine:.4f}"
+    else:
+        reason = "no asked-for precision is accurate enough, so fp32"
+    return Choice(
+        name=best.name,
+        reason="; ".join(filter(None, (f"{best.name}: {reason}", _listed({**slower, **failing})))),
+        rejected={**slower, **failing},
+    )
+
+
+def _listed(reasons: Mapping[str, str]) -> str:
+    return "; ".join(f"not {name}: {why}" for name, why in reasons.items())

@@ -1,0 +1,67 @@
+"""What can be wrong when an engine is built."""
+
+from sluice.errors import FatalError
+
+
+class WrongDeviceError(FatalError):
+    """The pod stands on a machine that is not what its node's label says."""
+
+    def __init__(self, wanted: str, got: str, device: str) -> None:
+        super().__init__(wanted, got, device)
+        self.wanted, self.got, self.device = wanted, got, device
+
+    @property
+    def message(self) -> str:
+        return f"target {self.wanted} landed on {self.got} ({self.device}): the label is a wish, the device a fact"
+
+    @property
+    def next_step(self) -> str:
+        return "correct the node's label sluice.dev/arch, or the target's arch and selector in the spec"
+
+
+class UnknownBackendError(FatalError):
+    """The spec names a backend that this image does not carry."""
+
+    def __init__(self, backend: str, known: str) -> None:
+        super().__init__(backend, known)
+        self.backend, self.known = backend, known
+
+    @property
+    def message(self) -> str:
+        return f"backend {self.backend} is not in this image, which carries {self.known}"
+
+    @property
+    def next_step(self) -> str:
+        return "choose another targets[].backend, or a targets[].image that carries this one"
+
+
+class NoEngineError(FatalError):
+    """Not even FP32 is accurate enough: nothing may be served."""
+
+    def __init__(self, reasons: str) -> None:
+        super().__init__(reasons)
+        self.reasons = reasons
+
+    @property
+    def message(self) -> str:
+        return f"no engine passes its accuracy bar, not even fp32: {self.reasons}"
+
+    @property
+    def next_step(self) -> str:
+        return "look for NaN or overflow in the model, or correct accuracy.fp32 in the spec"
+
+
+class HeldOutError(FatalError):
+    """No samples are left to judge INT8 on."""
+
+    def __init__(self, samples: int, calibration: int) -> None:
+        super().__init__(samples, calibration)
+        self.samples, self.calibration = samples, calibration
+
+    @property
+    def message(self) -> str:
+        return f"model.samples has {self.samples} lines and calibration uses the first {self.calibration}"
+
+    @property
+    def next_step(self) -> str:
+        return "add samples, or lower calibration.samples: accuracy is judged on lines that did not calibrate"

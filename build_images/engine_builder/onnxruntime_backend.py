@@ -1,0 +1,112 @@
+"""ONNX Runtime on a CPU: the engine is the optimised graph, serialised for this instruction set.
+
+Invariant: an engine is written by the same library version and on the same instruction set that will load it;
+the manifest says which, and servers compare.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnxruntime
+
+from build_images.engine_builder.backend import Backend, Feed, Run
+from build_images.engine_builder.device import device_facts
+from sluice.errors import FatalError, RetryableError
+
+PROVIDERS: Final = ["CPUExecutionProvider"]
+EXTERNAL_ABOVE_BYTES: Final = 1_000_000_000
+PEAK: Final = Path(__file__).with_name("peak_memory.py")
+PEAK_TIMEOUT_S: Final = 120
+
+
+class OnnxRuntimeBackend:
+    """See `Backend`."""
+
+    engine_file: str = "engine.onnx"
+
+    def version(self) -> str:
+        return str(onnxruntime.__version__)
+
+    def device(self) -> dict[str, Any]:
+        return device_facts()
+
+    def precisions(self) -> frozenset[str]:
+        return frozenset({"fp32", "int8"})  # its CPU kernels for fp16 convert to fp32 and back
+
+    def build(self, source: Path, engine: Path, *, threads: int) -> None:
+        options = _options(threads, onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL)
+        options.optimized_model_filepath = str(engine)
+        if _size_bytes(source) > EXTERNAL_ABOVE_BYTES:
+            external = "session.optimized_model_external_initializers_file_name"
+            options.add_session_config_entry(external, f"{engine.name}.data")
+        _session(source, options)
+
+    def open(self, engine: Path, *, threads: int) -> Run:
+        return _runner(_session(engine, _options(threads, onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL)))
+
+    def reference(self, source: Path, *, threads: int) -> Run:
+        return _runner(
+            _session(source, _options(threads, onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC))
+        )
+
+    def peak_memory_bytes(self, engine: Path, feed: Feed, *, threads: int) -> int:
+        with tempfile.TemporaryDirectory() as folder:
+            inputs = Path(folder) / "inputs.npz"
+            np.savez(inputs, **feed)
+            command = [sys.executable, str(PEAK), str(engine), str(inputs), str(threads)]
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=PEAK_TIMEOUT_S, check=False
+            )
+        if done.returncode != 0:
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise RetryableError(
+                f"the process that measures memory ended with {done.returncode}: {last}",
+                "give the builder more memory (targets[].resources.memory) and retry",
+            )
+        return int(json.loads(done.stdout)["peak_memory_bytes"])
+
+
+def make() -> Backend:
+    """What `backend_of` calls."""
+    return OnnxRuntimeBackend()
+
+
+def _options(threads: int, level: Any) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.graph_optimization_level = level
+    options.log_severity_level = 3
+    options.add_session_config_entry(
+        "session.intra_op.allow_spinning", "0"
+    )  # the core is shared with traffic
+    return options
+
+
+def _session(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=PROVIDERS)
+    except Exception as error:  # its errors have no common root; all of them mean this file
+        raise FatalError(
+            f"ONNX Runtime {onnxruntime.__version__} does not load {path.name}: {error}",
+            "check the model's operators and opset against this ONNX Runtime",
+        ) from error
+
+
+def _runner(session: onnxruntime.InferenceSession) -> Run:
+    names = [value.name for value in session.get_outputs()]
+
+    def run(feed: Feed) -> dict[str, np.ndarray]:
+        return dict(zip(names, session.run(None, dict(feed)), strict=True))
+
+    return run
+
+
+def _size_bytes(source: Path) -> int:
+    """Of the model with its external data beside it."""
+    return sum(path.stat().st_size for path in source.parent.glob(f"{source.name}*"))
