@@ -13,6 +13,7 @@ import asyncio
 import gc
 import logging
 import signal
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +35,7 @@ from sluice.errors import RetryableError, SluiceError
 MAX_BODY_BYTES: Final = 16 * 1024 * 1024
 FINISH_S: Final = 20.0  # the longest the drain waits for accepted requests; Kubernetes kills after 30 s
 POLL_S: Final = 0.02
+BACKLOG: Final = 1024
 
 
 def main(argv: Sequence[str]) -> int:
@@ -77,7 +79,7 @@ class _Server:
 
         def load() -> None:
             backend.load(self._engine.path, self._model, args.threads)
-            backend.warm(self._model.buckets())
+            backend.warm(self._model.buckets(combined=not backend.exact))
 
         warmed = batcher.prepare(load)
         stopped = asyncio.ensure_future(stop.wait())
@@ -103,18 +105,20 @@ class _Server:
 
     async def _listen(self, service: Service) -> asyncio.Server:
         args = self._args
+        family = socket.AF_INET6 if ":" in args.host else socket.AF_INET
         try:
-            return await asyncio.get_running_loop().create_server(
-                lambda: Connection(service, self._connections, args.max_body_bytes),
-                args.host,
-                args.port,
-                backlog=1024,
-            )
+            # A socket of our own: given a name, the loop would start four threads to look it up.
+            listening = socket.create_server((args.host, args.port), family=family, backlog=BACKLOG)
         except OSError as error:
             raise RetryableError(
                 f"--host {args.host} --port {args.port} cannot be bound ({error.strerror or error})",
                 "free the address or name another one",
             ) from error
+        return await asyncio.get_running_loop().create_server(
+            lambda: Connection(service, self._connections, args.max_body_bytes),
+            sock=listening,
+            backlog=BACKLOG,
+        )
 
     async def _drain(self, listener: asyncio.Server) -> None:
         await asyncio.sleep(self._args.drain_s)

@@ -8,7 +8,8 @@ Padding (zeros) is allowed only for a model with an input whose name ends in `ma
 zero says "not part of the request". Without it only requests of equal size share a batch, and nothing is padded.
 """
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -80,11 +81,19 @@ class Model:
         """Rows of the largest batch; 1 for a model that is not batched."""
         return self.axes[BATCH].high if self.batched else 1
 
-    def buckets(self) -> Iterator[Sizes]:
-        """Every combination of buckets, the smallest first: what has to be warm before the model is ready."""
+    def buckets(self, *, combined: bool) -> list[Sizes]:
+        """What has to be warm before the model is ready, the smallest first.
+
+        combined: every combination of buckets (an engine that prepares something per shape); otherwise each
+        bucket of each axis once, with the other axes at their smallest.
+        """
         used = sorted({dim for tensor in self.inputs.values() for dim in tensor.dims if isinstance(dim, str)})
-        combos = product(*(self.axes[name].buckets for name in used))
-        return iter([dict(zip(used, combo, strict=True)) for combo in sorted(combos, key=np.prod)])
+        every = [
+            dict(zip(used, sizes, strict=True)) for sizes in product(*(self.axes[n].buckets for n in used))
+        ]
+        smallest = {name: self.axes[name].buckets[0] for name in used}
+        few = [sizes for sizes in every if sum(size != smallest[name] for name, size in sizes.items()) <= 1]
+        return sorted(every if combined else few, key=lambda sizes: math.prod(sizes.values()))
 
     def sizes(self, shapes: Mapping[str, tuple[int, ...]]) -> Sizes:
         """Check the shapes of all inputs and give the size of each axis. Refusal 400 names the first misfit."""
