@@ -4,8 +4,6 @@ Problem: a pod that asks for nothing starves its node, one that may do anything 
 ends. Invariant: every pod of a run gets its image, its command of the contract, resources, security contexts, the
 store at one place, a time limit and labels from here, and nothing else; no pod answers by XCom: its receipt is in
 the store, where the next task verifies it by digest.
-
-Plain dicts on purpose: they cost no import of the Kubernetes client when the DAG is parsed.
 """
 
 from __future__ import annotations
@@ -14,7 +12,9 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
+from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
 from airflow.sdk.definitions.retry_policy import RetryDecision, RetryPolicy
+from kubernetes.client import V1VolumeMount
 
 from plugins.settings import KUBERNETES_CONN_ID, STORE_MOUNT, Addresses
 from sluice.errors import EXIT_FATAL, EXIT_USAGE
@@ -120,11 +120,7 @@ def common(task_id: str, *, service: str, addresses: Addresses, timeout: timedel
         "namespace": addresses.namespace,
         "name": f"{service}-{task_id}".replace("_", "-"),
         "labels": {RUN_LABEL: RUN, "sluice.dev/service": service, "sluice.dev/step": task_id},
-        "volumes": [{"name": "store", **addresses.store_volume}, {"name": "scratch", "emptyDir": {}}],
-        "volume_mounts": [
-            {"name": "store", "mountPath": STORE_MOUNT},
-            {"name": "scratch", "mountPath": "/tmp"},  # noqa: S108 the root file system is read-only
-        ],
+        **_disks(addresses),
         "security_context": dict(POD_SECURITY),
         "container_security_context": dict(CONTAINER_SECURITY),
         "automount_service_account_token": False,
@@ -141,6 +137,19 @@ def common(task_id: str, *, service: str, addresses: Addresses, timeout: timedel
         "retries": POD_RETRIES,
         "retry_delay": RETRY_DELAY,
         "retry_policy": PodRetryPolicy(),
+    }
+
+
+def _disks(addresses: Addresses) -> dict[str, Any]:
+    """The store, and a scratch folder, because the root file system is read-only. The operator wants models here."""
+    volumes = [{"name": "store", **addresses.store_volume}, {"name": "scratch", "emptyDir": {}}]
+    pod = PodGenerator.deserialize_model_dict({"spec": {"containers": [], "volumes": volumes}})
+    return {
+        "volumes": pod.spec.volumes,
+        "volume_mounts": [
+            V1VolumeMount(name="store", mount_path=STORE_MOUNT),
+            V1VolumeMount(name="scratch", mount_path="/tmp"),  # noqa: S108
+        ],
     }
 
 

@@ -58,7 +58,7 @@ class ResolveOperator(BaseSensorOperator, SkipMixin):
                 self.log.info("waiting for rollout %s: %s", error.running.get("rollout"), error.message)
                 return False
             except (AlreadyStableError, TurnedBackError) as error:
-                if isinstance(error, TurnedBackError) and not _scheduled(context):
+                if not _scheduled(context):
                     raise
                 return self._skip_run(context, f"nothing to promote: {error.message}")
 
