@@ -36,7 +36,7 @@ from typing import Final
 from sluice.evalues import Counts, mixed_strata_log_e
 from sluice.evidence import CoinCount, Kind, Test
 
-HARM_ODDS: Final = (1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0, 20.0, 50.0, 200.0, 1000.0)
+HARM_ODDS: Final = (1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 1000.0)
 """Odds ratios that are looked for; 1 000, so that two heads at 1 % are enough for the first process."""
 
 _NO_HARM_POWERS: Final = (0.6, 1.0, 2.0, 4.0)  # of 1/rho0; 1.0 is "no worse than stable", the others better

@@ -1,0 +1,215 @@
+"""Harm and no harm: exact over every assignment of a few users, and simulated over whole rollouts."""
+
+import math
+import random
+from collections import defaultdict
+from itertools import product
+
+import pytest
+from scipy.stats import binom
+
+from sluice.book import Page
+from sluice.coins import HARM_ODDS, bar, kind_weight, no_harm_odds, process_weight, read
+from sluice.evidence import KINDS, Kind
+from sluice.hashline import HashLine
+from sluice.processes import CoinKey
+from sluice.tally import Tally
+from tests.sluice.evidence_world import LIMITS, Population, coin, coins_with, entry, kept_ids, tally
+
+BOTH = ("failure", "slow")
+SHARES = {"a": 0.6, "b": 0.4}
+PERCENTS = (10, 40)
+
+
+class BiasedTally(Tally):
+    """Broken on purpose: everybody is a coin of bias w in every stage, whatever earlier stages saw."""
+
+    def _bias(self, page: Page, key: CoinKey) -> float:
+        return page.line.taken(key[0]) / page.line.size(key[0])
+
+
+def _classes() -> list[tuple[int, float]]:
+    """One bucket of each kind of place on the line, with the chance that a user falls into such a place."""
+    small, large = (HashLine.build(SHARES, percent) for percent in PERCENTS)
+    groups: dict[tuple[str, str, str], list[int]] = defaultdict(list)
+    for bucket in range(10_000):
+        groups[small.arch(bucket), small.side(bucket), large.side(bucket)].append(bucket)
+    return [(own[0], len(own) / 10_000) for own in groups.values()]
+
+
+def _log_e_of_stage_two(book: Tally, buckets: tuple[int, ...], test: str) -> float:
+    """Users 0 and 1 are seen in the first stage, all three fail in the second, some more than once."""
+    odds = HARM_ODDS if test == "harm" else no_harm_odds(2.0)
+    ids = iter(kept_ids(10))
+    first, second = (HashLine.build(SHARES, percent) for percent in PERCENTS)
+    book.open_stage(0, PERCENTS[0], first, 0.0, LIMITS)
+    _fail(book, 0, buckets[0], 10.0, next(ids), first)
+    book.add(entry(at_s=11.0, uid_hash=1, bucket=buckets[1], request_id="sampled"))
+    book.open_stage(1, PERCENTS[1], second, 100.0, LIMITS)
+    for at_s, user in enumerate((2, 0, 1, 0, 2), start=110):
+        _fail(book, user, buckets[user], float(at_s), next(ids), second)
+    coins = [coin for coin in book.evidence(200.0).coins if coin.kind is Kind.FAILURE]
+    return read(coins, "harm" if test == "harm" else "no_harm", odds, {Kind.FAILURE: 0.01})[
+        Kind.FAILURE
+    ].log_e
+
+
+def _fail(book: Tally, user: int, bucket: int, at_s: float, request_id: str, line: HashLine) -> None:
+    version = "2" if line.side(bucket) == "candidate" else "1"
+    event = {"uid_hash": user, "bucket": bucket, "at_s": at_s, "version": version}
+    book.add(entry(event_log=True, status=500, request_id=request_id, **event))
+
+
+def _means_given_the_past(kind_of_tally: type[Tally], test: str) -> list[float]:
+    """E[e of stage two | the sides that stage one saw], for each of these sides."""
+    small = HashLine.build(SHARES, PERCENTS[0])
+    mean: dict[tuple[str, str], float] = defaultdict(float)
+    chance_of: dict[tuple[str, str], float] = defaultdict(float)
+    for places in product(_classes(), repeat=3):
+        buckets = tuple(bucket for bucket, _ in places)
+        chance = math.prod(part for _, part in places)
+        given = {"service": "m", "rollout": "r", "epoch": 1, "version": "2", "stable": "1", "salt": "s"}
+        log_e = _log_e_of_stage_two(kind_of_tally(**given), buckets, test)
+        past = (small.side(buckets[0]), small.side(buckets[1]))
+        chance_of[past] += chance
+        mean[past] += chance * math.exp(log_e)
+    return [mean[past] / chance_of[past] for past in mean]
+
+
+@pytest.mark.parametrize("test", ["harm", "no_harm"])
+def test_whatever_the_first_stage_saw_the_second_is_a_fair_game(test):
+    """Over all 216 assignments of three users: the conditional expectation of the e-value is exactly 1."""
+    means = _means_given_the_past(Tally, test)
+    assert len(means) == 4
+    assert all(math.isclose(mean, 1.0, rel_tol=1e-9) for mean in means)
+
+
+@pytest.mark.parametrize("test", ["harm", "no_harm"])
+def test_everybody_with_bias_w_in_every_stage_is_no_fair_game(test):
+    """The broken twin: without memory the game is rigged as soon as the first stage's outcome is known."""
+    means = _means_given_the_past(BiasedTally, test)
+    assert max(abs(mean - 1.0) for mean in means) > 0.02
+
+
+UNEVEN = {"users": 150, "base": 0.02, "sigma": 1.5, "broken": 5}
+EVEN = {"users": 600, "base": 0.02, "sigma": 0.5, "broken": 0}
+
+
+def _looks(
+    seed: int, people: dict[str, float], *, alpha: float, worse: float = 1.0, by_request: bool = False
+) -> bool:
+    """One rollout 1 -> 5 -> 50 % over sticky users, looked at every 50 requests: was harm called?
+
+    by_request: the broken twin, a coin for every event instead of every user's first.
+    """
+    salt = f"rollout{seed}"
+    crowd = Population.make(seed, **people)
+    book = tally(salt=salt, settle_s=0.0)
+    levels = {Kind.FAILURE: alpha * kind_weight(Kind.FAILURE, ["failure"])}
+    now = 0.0
+    for stage, (percent, requests) in enumerate(((1, 200), (5, 300), (50, 1500))):
+        line = HashLine.build(SHARES, percent)
+        book.open_stage(stage, percent, line, now, LIMITS)
+        for number in range(requests):
+            now += 1.0
+            crowd.request(book, line, salt, now, worse=worse)
+            if by_request:
+                _forget(book)
+            if number % 50 == 49:
+                coins = [c for c in book.evidence(now).coins if c.kind is Kind.FAILURE]
+                if read(coins, "harm", HARM_ODDS, levels)[Kind.FAILURE].crossed:
+                    return True
+    return False
+
+
+def _forget(book: Tally) -> None:
+    for user in book._users.values():
+        user.marks = None
+
+
+def test_at_most_alpha_of_harmless_rollouts_are_turned_back():
+    """Sticky users, some of whom fail always; slack of one in a million."""
+    alpha, rollouts = 0.1, 60
+    alarms = sum(_looks(seed, UNEVEN, alpha=alpha) for seed in range(rollouts))
+    assert alarms <= binom.ppf(1 - 1e-6, rollouts, alpha)
+
+
+def test_counting_requests_turns_far_more_than_alpha_back():
+    """The broken twin of the test before, over fewer rollouts and the same bound."""
+    alpha, rollouts = 0.1, 40
+    alarms = sum(_looks(seed, UNEVEN, alpha=alpha, by_request=True) for seed in range(rollouts))
+    assert alarms > binom.ppf(1 - 1e-6, rollouts, alpha)
+
+
+def test_a_version_ten_times_worse_is_called_harm():
+    """The same machinery is not blind."""
+    assert sum(_looks(seed, EVEN, alpha=0.01, worse=10.0) for seed in range(10)) >= 9
+
+
+def test_a_version_twice_as_bad_is_not_shown_harmless():
+    """At most beta of versions on the boundary, who fail exactly rho0 times as often, whatever the users are."""
+    beta, rollouts = 0.2, 30
+    shown = sum(_shown_harmless(seed, beta, worse=2.0) for seed in range(rollouts))
+    assert shown <= binom.ppf(1 - 1e-6, rollouts, beta)
+
+
+def test_an_equal_version_is_shown_harmless():
+    assert sum(_shown_harmless(seed, 0.2, worse=1.0) for seed in range(10)) >= 8
+
+
+def _shown_harmless(seed: int, beta: float, worse: float) -> bool:
+    salt = f"safe{seed}"
+    people = Population.make(seed, users=600, base=0.06, sigma=0.5)
+    book = tally(salt=salt, settle_s=0.0)
+    line = HashLine.build(SHARES, 50)
+    book.open_stage(0, 50, line, 0.0, LIMITS)
+    for number in range(3000):
+        people.request(book, line, salt, float(number), worse=worse)
+        if number % 200 == 199:
+            coins = [c for c in book.evidence(float(number)).coins if c.kind is Kind.FAILURE]
+            if read(coins, "no_harm", no_harm_odds(2.0), {Kind.FAILURE: beta})[Kind.FAILURE].crossed:
+                return True
+    return False
+
+
+def test_two_heads_at_one_percent_are_enough_for_the_first_process():
+    coins = coins_with(coin(bias=0.01, heads=2))
+    reading = read(coins, "harm", HARM_ODDS, {Kind.FAILURE: 0.01 / 2})[Kind.FAILURE]
+    assert reading.crossed
+    coins = coins_with(coin(bias=0.01, heads=1))
+    assert not read(coins, "harm", HARM_ODDS, {Kind.FAILURE: 0.01 / 2})[Kind.FAILURE].crossed
+
+
+def test_alpha_is_never_dealt_twice():
+    assert math.isclose(sum(kind_weight(kind, BOTH) for kind in KINDS), 1.0)
+    assert math.isclose(sum(kind_weight(kind, ("failure",)) for kind in KINDS), 1.0)
+    assert math.isclose(sum(kind_weight(kind, ("slow",)) for kind in KINDS), 1.0)
+    assert math.isclose(sum(process_weight(j) for j in range(100_000)), 1.0, rel_tol=1e-4)
+    assert math.isclose(bar(0.005, 1), math.log(6 / 0.005))
+
+
+def test_the_process_nearest_to_its_own_bar_is_read():
+    """Process 5 has more evidence than process 0, and pays a higher bar for it."""
+    coins = coins_with(coin(heads=10, tails=10), coin(process=5, heads=40, tails=2))
+    reading = read(coins, "harm", HARM_ODDS, {Kind.FAILURE: 0.005})[Kind.FAILURE]
+    assert (reading.process, reading.bar) == (5, bar(0.005, 5))
+    assert (reading.heads, reading.tails) == (40, 2)
+
+
+def test_kinds_without_coins_are_left_out_not_zero():
+    assert read([], "harm", HARM_ODDS, {Kind.FAILURE: 0.01}) == {}
+
+
+def test_no_harm_odds_hold_the_point_of_no_difference():
+    """After thinning by rho0 an equal version has odds of exactly 1/rho0."""
+    assert 0.5 in no_harm_odds(2.0)
+    assert all(0 < odds < 1 for rho0 in (1.1, 2.0, 10.0) for odds in no_harm_odds(rho0))
+
+
+def test_random_orders_give_the_same_reading():
+    coins = list(coins_with(*(coin(bias=b, heads=h, tails=3) for b, h in ((0.01, 1), (0.2, 2), (0.4, 3)))))
+    readings = set()
+    for seed in range(5):
+        random.Random(seed).shuffle(coins)
+        readings.add(round(read(coins, "harm", HARM_ODDS, {Kind.FAILURE: 0.01})[Kind.FAILURE].log_e, 9))
+    assert len(readings) == 1
