@@ -15,12 +15,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 
 from local.cluster import probes
 from local.cluster.environment import Command, ConfigError, Place, command, environment, expand, relocate
+from local.cluster.health import Health
 from local.cluster.images import Image
 from local.cluster.logs import ContainerLog
 from local.cluster.objects import Object, named_port, now_text
@@ -87,7 +87,7 @@ class Container:
         self._stopping = asyncio.Event()
         self._kill_reason: tuple[str, int] | None = None
         self._place: Place | None = None
-        self._watchers: set[asyncio.Task[None]] = set()
+        self._probing: Health | None = None
         self._exited = asyncio.Event()
 
     @property
@@ -272,13 +272,13 @@ class Container:
         self.started = not self.spec.get("startupProbe")
         self.ready = self.started and not self.spec.get("readinessProbe")
         self._set({"running": {"startedAt": now_text()}})
-        self._start_probes()
+        self._probing = self._health()
+        self._probing.start()
 
     async def _gone(self, process: asyncio.subprocess.Process, pump: asyncio.Task[None]) -> None:
         """After the leader's end (or our own): nothing of the container runs on and its output is read."""
-        for task in self._watchers:
-            task.cancel()
-        self._watchers.clear()
+        if self._probing is not None:
+            self._probing.stop()
         if process.returncode is None:  # this cluster itself is stopping
             send(process.pid, signal.SIGKILL, group=True)
         self._host.processes.sweep(process.pid, self.id)
@@ -328,46 +328,25 @@ class Container:
             make=self.make,
         )
 
-    def _start_probes(self) -> None:
-        if self.spec.get("startupProbe"):
-            self._watch("startupProbe", self._startup_state)
-        else:
-            self._start_running_probes()
+    def _health(self) -> Health:
+        return Health(
+            self.spec,
+            self._target(),
+            ready=self._set_ready,
+            started=self._set_started,
+            unhealthy=self._unhealthy,
+            note=lambda text: self._host.note("Warning", "Unhealthy", text),
+        )
 
-    def _start_running_probes(self) -> None:
-        if self.spec.get("livenessProbe"):
-            self._watch("livenessProbe", self._liveness_state)
-        if self.spec.get("readinessProbe"):
-            self._watch("readinessProbe", self._readiness_state)
-
-    def _watch(self, name: str, on_state: Callable[[bool], Any]) -> None:
-        kind = name.removesuffix("Probe")
-
-        def failed(why: str) -> None:
-            self._host.note("Warning", "Unhealthy", f"{kind.capitalize()} probe failed: {why}")
-
-        task = asyncio.create_task(probes.watch(self.spec[name], self._target(), on_state, failed))
-        self._watchers.add(task)
-        task.add_done_callback(self._watchers.discard)
-
-    async def _startup_state(self, good: bool) -> None:
-        if not good:
-            await self._unhealthy("startup")
-        elif not self.started:
-            self.started = True
-            self.ready = not self.spec.get("readinessProbe")
-            self._host.changed()
-            self._start_running_probes()
-        raise asyncio.CancelledError  # a startup probe that has decided is not asked again
-
-    async def _readiness_state(self, good: bool) -> None:
-        if self.running and self.ready is not good:
-            self.ready = good
+    def _set_ready(self, ready: bool) -> None:
+        if self.running and self.ready is not ready:
+            self.ready = ready
             self._host.changed()
 
-    async def _liveness_state(self, good: bool) -> None:
-        if not good:
-            await self._unhealthy("liveness")
+    def _set_started(self) -> None:
+        self.started = True
+        self.ready = not self.spec.get("readinessProbe")
+        self._host.changed()
 
     async def _unhealthy(self, kind: str) -> None:
         """Ends the process; run() starts it again by the restart policy."""
@@ -375,9 +354,9 @@ class Container:
         self._host.note("Normal", "Killing", text)
         probe = self.spec[f"{kind}Probe"]
         default = self._pod["spec"]["terminationGracePeriodSeconds"]
-        # Not awaited here: the end of the process cancels this very probe task.
-        ending = asyncio.create_task(self._end(probe.get("terminationGracePeriodSeconds") or default))
-        await asyncio.shield(ending)
+        # Shielded: the end of the process cancels the probe that brings it about.
+        grace_s = probe.get("terminationGracePeriodSeconds") or default
+        await asyncio.shield(asyncio.create_task(self._end(grace_s)))
 
 
 async def _pump(descriptor: int, log: ContainerLog) -> None:

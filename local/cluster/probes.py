@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 import aiohttp
@@ -88,13 +88,8 @@ async def _exec(spec: Object, target: Target) -> None:
         raise ProbeFailed(output.decode(errors="replace").strip()[-256:] or f"exit code {process.returncode}")
 
 
-async def watch(
-    probe: Object,
-    target: Target,
-    on_state: Callable[[bool], Awaitable[None]],
-    on_failure: Callable[[str], None],
-) -> None:
-    """Runs one probe for good. `on_state(True|False)` each time a threshold is reached from below."""
+async def verdicts(probe: Object, target: Target, on_failure: Callable[[str], None]) -> AsyncIterator[bool]:
+    """Runs one probe for good; yields True or False each time its threshold in a row is reached."""
     await asyncio.sleep(probe.get("initialDelaySeconds") or 0)
     run, last = 0, None
     while True:
@@ -107,5 +102,5 @@ async def watch(
         run = run + 1 if good is last else 1
         last = good
         if run == probe["successThreshold" if good else "failureThreshold"]:
-            await on_state(good)
+            yield good
         await asyncio.sleep(probe["periodSeconds"])
