@@ -262,17 +262,22 @@ class _Ads(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):
 
     async def _write(self, stream: _Stream, context: Any) -> None:
         """Send what the session says at every change, and renew the weights' time to live."""
+        renewed = time.monotonic()
         while True:
             ttl_s = stream.session.ttl_s
+            left_s = None if ttl_s is None else renewed + ttl_s / 3 - time.monotonic()
             try:
-                await asyncio.wait_for(stream.wake.wait(), None if ttl_s is None else ttl_s / 3)
+                await asyncio.wait_for(stream.wake.wait(), None if left_s is None else max(0.0, left_s))
             except TimeoutError:
                 due = stream.session.heartbeat()
+                renewed = time.monotonic()
             else:
                 stream.wake.clear()
                 due = self._gateways.pump(stream)
             for response in due:
                 await context.write(response)
+                if response.type_url == TYPE_URLS["rtds"]:
+                    renewed = time.monotonic()
 
 
 class _AccessLog(als_pb2_grpc.AccessLogServiceServicer):

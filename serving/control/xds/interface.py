@@ -113,7 +113,7 @@ class ServiceTraffic:
     def _check_names(self) -> None:
         if not _PREFIX.fullmatch(self.prefix):
             self._refuse("prefix", self.prefix, "a path that starts with /, without ?, # or blanks")
-        for version in self.versions.values():
+        for version in [*self.labels, *(piece.version for piece in self.line)]:
             if not _VERSION.fullmatch(version):
                 self._refuse("version", version, "1 to 128 visible ASCII characters")
         if not _SALT.fullmatch(self.salt):
@@ -144,6 +144,12 @@ class ServiceTraffic:
             if piece.side == "candidate" and stable_seen:
                 self._refuse("line", piece.cluster, f"the candidate before stable in arch {piece.arch}")
             stable_seen |= piece.side == "stable"
+
+        for version, cluster in self.labels.items():
+            if self.versions[cluster] != version:
+                self._refuse(
+                    "labels", {version: cluster}, f"version {self.versions[cluster]} or another cluster"
+                )
 
     def _check_fallback(self) -> None:
         stable = {piece.cluster for piece in self.line if piece.side == "stable"}

@@ -17,8 +17,8 @@ from serving.control.xds.interface import ClusterCount
 
 SPAN_S: Final = 60.0  # what is compared
 SETTLE_S: Final = 1.5  # an entry is on its way for so long at most: flush 0.05 s, then the network
-EDGE_S: Final = 0.25  # a counter and its entry are stamped this far apart at most
-BINS: Final = 10  # per second
+EDGE_S: Final = 0.1  # a counter and its entry are stamped this far apart at most
+BINS: Final = 20  # per second
 SILENT_S: Final = 10.0
 SHORTFALL: Final = 0.01
 SURELY: Final = 7.0  # messages expected and none came: chance below 0.1 %

@@ -157,7 +157,7 @@ class Session:
         layers |= {k: v for k, v in self._layers.items() if k in wanted.layers and k not in layers}
         version = wanted.versions["rtds"] + ("+" if partial else "")
         same = layers == self._layers and wanted.common == self._common
-        if same and version in (kind.sent, kind.nacked) and not kind.unanswered_names:
+        if same and (partial or version in (kind.sent, kind.nacked)) and not kind.unanswered_names:
             return []
         self._layers, self._common = layers, wanted.common
         self._rtds = self._with_ttl(runtime(layers.values(), wanted.common))

@@ -129,34 +129,29 @@ async def test_what_envoy_refuses_is_reported_and_traffic_stays(world: World) ->
 
 async def test_without_a_controller_the_gateway_falls_back_to_stable(world: World) -> None:
     """Share 0.5 -> 0 by itself after the time to live; nothing fails; a new controller takes over."""
-    await world.put(50, gateway_ttl_s=2.0)
+    await world.put(50, gateway_ttl_s=1.5)
     async with Load(world) as load:
         await load.more(200)
         assert {answer.version for _, _, answer in load.seen[-200:]} == {"1", "2"}
-        # as long as the controller is there, the time to live is renewed
-        await asyncio.wait_for(_outlive(world, renewals=4), 10)
-        await load.more(100)
-        assert {answer.version for _, _, answer in load.seen[-100:]} == {"1", "2"}
+        # as long as the controller is there the time to live is renewed, also while it is busy with other news
+        began, turn = time.perf_counter(), 0
+        while time.perf_counter() - began < 3.5:
+            turn += 1
+            await world.put(50, gateway_ttl_s=1.5, timeout_s=2.5 + turn / 1000)
+            await load.more(30)
+            assert {answer.version for _, _, answer in load.seen[-200:]} == {"1", "2"}
         stopped = time.perf_counter()
         await world.gateways.stop()
         while any(answer.version == "2" for _, _, answer in load.seen[-2_000:]):
             await load.more(500)
             assert time.perf_counter() - stopped < 20
         fell_back = max(at for _, at, answer in load.seen if answer.version == "2") - stopped
-        print(f"\ncontroller gone: candidate's last answer {fell_back:.2f} s later (time to live 2 s)")
+        print(f"\ncontroller gone: candidate's last answer {fell_back:.2f} s later (time to live 1.5 s)")
         await world.connect()
-        await world.put(50, gateway_ttl_s=2.0)
+        await world.put(50, gateway_ttl_s=1.5)
         await load.more(200)
         assert {answer.version for _, _, answer in load.seen[-200:]} == {"1", "2"}
     assert load.failed == []
-
-
-async def _outlive(world: World, renewals: int) -> None:
-    """Wait for so many renewals of the weights (one every third of the time to live)."""
-    [stream] = world.gateways._streams.values()
-    start = stream.session.nonces
-    while stream.session.nonces < start + renewals:
-        await asyncio.sleep(0.05)
 
 
 async def test_no_gateway_is_no_acknowledgement() -> None:
