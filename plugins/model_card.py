@@ -88,39 +88,53 @@ def number(value: Any) -> str:
 
 
 def _chosen(engines: Sequence[EngineFacts]) -> str:
-    header = ("target", "precision", "p50 ms", "p99 ms", "per second", "accuracy", "why")
+    header = ("target", "precision", "p50 ms", "p99 ms", "rows per second", "peak MiB", "accuracy", "why")
     rows = []
     for engine in engines:
-        made = engine.manifest
-        speed = made.performance
-        accuracy = ", ".join(f"{name} {number(value)}" for name, value in _flat(made.accuracy))
-        figures = (_pick(speed, "p50"), _pick(speed, "p99"), _pick(speed, "throughput"))
-        rows.append((f"`{made.arch}`", f"**{made.precision}**", *figures, accuracy or DASH, engine.reason))
+        made, speed = engine.manifest, engine.manifest.performance
+        figures = (number(speed.get(name)) for name in ("p50_ms", "p99_ms", "rows_per_s"))
+        memory = _mib(speed.get("peak_memory_bytes"))
+        accuracy = _accuracy(made.accuracy)
+        rows.append((f"`{made.arch}`", f"**{made.precision}**", *figures, memory, accuracy, engine.reason))
     return table(header, rows)
 
 
 def _candidates(engines: Sequence[EngineFacts]) -> str:
-    """Every precision that was built and measured, with what spoke for or against it."""
+    """Every precision that was built and measured, with what spoke against it."""
     rows = []
     for engine in engines:
-        for found in _reported(engine.report):
-            accuracy = ", ".join(f"{name} {number(value)}" for name, value in _flat(found.get("accuracy")))
-            speed = found.get("performance") or {}
-            verdict = (
-                "accurate enough" if found.get("passed") else found.get("reason") or "not accurate enough"
+        report, arch = engine.report, f"`{engine.manifest.arch}`"
+        rejected = report.get("rejected") or {}
+        shape = str(report.get("ranked_by", ""))
+        for name, found in (report.get("candidates") or {}).items():
+            timings = found.get("timings") or {}
+            speed = timings.get(shape) or {}
+            said = rejected.get(name) or (
+                "chosen" if name == report.get("chosen") else "accurate enough, slower"
             )
-            name = " ".join(str(found[key]) for key in ("precision", "method") if found.get(key))
-            rows.append((f"`{engine.manifest.arch}`", name, accuracy or DASH, _pick(speed, "p50"), verdict))
+            figures = (
+                number(speed.get("p50_ms")),
+                number(speed.get("p99_ms")),
+                _mib(found.get("engine_bytes")),
+            )
+            rows.append((arch, str(name), _accuracy(found.get("accuracy")), *figures, str(said)))
+        absent = [name for name in rejected if name not in (report.get("candidates") or {})]
+        rows += [(arch, str(name), DASH, DASH, DASH, DASH, str(rejected[name])) for name in absent]
     if not rows:
         return "The builder kept no comparison."
-    return table(("target", "precision", "accuracy", "p50 ms", "verdict"), rows)
+    return table(("target", "precision", "accuracy", "p50 ms", "p99 ms", "MiB on disk", "verdict"), rows)
 
 
-def _reported(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    found = report.get("candidates") or []
-    if isinstance(found, Mapping):
-        found = [{"precision": name, **facts} for name, facts in found.items()]
-    return [row for row in found if isinstance(row, Mapping)]
+def _accuracy(outputs: Any) -> str:
+    """The least cosine of each output."""
+    if not isinstance(outputs, Mapping):
+        return DASH
+    least = ((name, facts.get("cosine_min")) for name, facts in outputs.items() if isinstance(facts, Mapping))
+    return ", ".join(f"{name}: cosine {number(value)}" for name, value in least) or DASH
+
+
+def _mib(size_bytes: Any) -> str:
+    return number(None if size_bytes is None else float(size_bytes) / 2**20)
 
 
 def _numerics(release: Release, rows: Sequence[Mapping[str, Any]]) -> str:
@@ -140,11 +154,6 @@ _MEASURES: Final = ("max_abs", "max_rel", "cosine")
 def _badness(row: Mapping[str, Any], limit: float) -> float:
     value = row.get("max_abs")
     return math.inf if value is None else float(value) / limit
-
-
-def _pick(figures: Mapping[str, Any], word: str) -> str:
-    """The first figure whose name begins with `word`."""
-    return number(next((value for name, value in figures.items() if name.startswith(word)), None))
 
 
 def _flat(value: Any, prefix: str = "") -> list[tuple[str, Any]]:

@@ -46,7 +46,7 @@ class RegisterOperator(SluiceOperator):
         text = card(
             release,
             checkpoint=_checkpoint_name(store, facts),
-            numerics=json.loads((numerics.path / "table.json").read_text(encoding="utf-8")),
+            numerics=json.loads((numerics.path / "table.json").read_text(encoding="utf-8"))["rows"],
             engines=[engine for engine, _ in engines.values()],
             missing=missing,
         )
