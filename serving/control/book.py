@@ -24,7 +24,8 @@ CALMER: Final = 0.6  # the sampled share rises again only when traffic is this f
 class Meter:
     """One service as it flows, with or without a rollout. `stable`: version name as entries carry it."""
 
-    def __init__(self) -> None:
+    def __init__(self, samples_per_s: float) -> None:
+        self._samples_per_s = samples_per_s
         self.stable: str | None = None
         self.latencies = Latencies()
         self.live: dict[str, Live] = {}
@@ -44,21 +45,21 @@ class Meter:
 
     def follow(self, requests_per_s: float) -> bool:
         """Choose the sampled share: a power of 1/2, so that it changes rarely. True when it changed."""
-        share = sampled_share(requests_per_s)
+        share = sampled_share(requests_per_s, self._samples_per_s)
         rises = share > self.sample_fraction
         if rises:
-            share = min(share, sampled_share(requests_per_s / CALMER))
+            share = min(share, sampled_share(requests_per_s / CALMER, self._samples_per_s))
         if share == self.sample_fraction or (rises and share < self.sample_fraction):
             return False
         self.sample_fraction = share
         return True
 
 
-def sampled_share(requests_per_s: float) -> float:
-    """The greatest 1/2^k, k >= 0, at which at most SAMPLES_PER_S of the requests are sampled."""
-    if requests_per_s <= SAMPLES_PER_S:
+def sampled_share(requests_per_s: float, samples_per_s: float) -> float:
+    """The greatest 1/2^k, k >= 0, at which at most `samples_per_s` (> 0) of the requests are sampled."""
+    if requests_per_s <= samples_per_s:
         return 1.0
-    return 0.5 ** math.ceil(math.log2(requests_per_s / SAMPLES_PER_S) - 1e-9)
+    return 0.5 ** math.ceil(math.log2(requests_per_s / samples_per_s) - 1e-9)
 
 
 class Book:

@@ -133,7 +133,7 @@ class Capacity:
             async with asyncio.timeout(timeout_s):
                 for deployment, replicas in wanted.items():
                     await self._scale(deployment, replicas)
-                while short := self._short(wanted):
+                while self._short(wanted):
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:

@@ -11,13 +11,13 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
 from datetime import datetime
 from enum import Enum
 from typing import Any, Final
 
-from serving.control.book import Book, Meter
+from serving.control.book import SAMPLES_PER_S, Book, Meter
 from serving.control.capacity import Capacity
 from serving.control.ledger import Head, Ledger
 from serving.control.problems import ControlProblem
@@ -29,7 +29,7 @@ from sluice.hashline import HashLine
 from sluice.spec_policy import Policy
 from sluice.stages import Pass, State
 from sluice.tally import Entry, like_load
-from sluice.verdict import judge
+from sluice.verdict import Action, Verdict, judge, stage_policy
 
 SNAPSHOT_S: Final = 5.0
 SNAPSHOT_SHARE: Final = (
@@ -49,10 +49,13 @@ class Evidence:
         capacity: Capacity,
         plane: Callable[[], TrafficPlane],
         now: Callable[[], datetime],
+        samples_per_s: float = SAMPLES_PER_S,
     ) -> None:
+        self._samples_per_s = samples_per_s
         self._ledger, self._capacity, self._plane, self._now = ledger, capacity, plane, now
         self._meters: dict[str, Meter] = {}
         self._books: dict[str, Book] = {}  # by service, of the rollout that runs
+        self._told: dict[str, Sight] = {}  # by service, as last pushed
         self._next_snapshot = 0.0  # monotonic
         self.entries = 0  # taken in since the start; on /metrics
 
@@ -63,34 +66,47 @@ class Evidence:
         self.entries += len(entries)
         for entry in entries:
             service = entry.cluster.partition("_")[0]
-            meter = self._meters.setdefault(service, Meter())
+            meter = self._meter(service)
             meter.add(entry)
             book = self._books.get(service)
             if book is not None:
                 book.add(entry, meter.sample_fraction)
 
-    def observe(self) -> bool:
-        """Once per guard pass: compare with the gateways' counters. True when the gateways must be told anew."""
+    def observe(self, running: Collection[str]) -> bool:
+        """Once per guard pass: compare with the gateways' counters, drop the books of rollouts that do not run.
+
+        True when the gateways must be told anew what to log.
+        """
+        self._books = {name: book for name, book in self._books.items() if book.tally.rollout in running}
         report = self._plane().reconcile()
         rates: dict[str, float] = {}
         for count in report.counts:
             service = count.cluster.partition("_")[0]
             rates[service] = rates.get(service, 0.0) + count.requests_per_s
-        changed = [self._meters.setdefault(name, Meter()).follow(rate) for name, rate in rates.items()]
+        for service, rate in rates.items():
+            self._meter(service).follow(rate)
         stale = "; ".join(f"{node}: {why}" for node, why in sorted(report.stale.items())) or None
         if not any(status.connected for status in self._plane().status()):
             stale = "no gateway is connected"
         for book in self._books.values():
             book.tally.stale = stale
-        return any(changed)
+        return any(self._sight(service) != told for service, told in self._told.items())
 
     def sight(self, standing: Standing) -> Sight:
-        """What the gateways log for a service; also learns here which version is stable."""
-        meter = self._meters.setdefault(standing.service, Meter())
-        meter.stable = None if standing.stable is None else standing.stable["version"]
+        """What the gateways are to log for a service; also learns here which version is stable."""
+        self._meter(standing.service).stable = None if standing.stable is None else standing.stable["version"]
+        self._told[standing.service] = self._sight(standing.service)
+        return self._told[standing.service]
+
+    def _sight(self, service: str) -> Sight:
         return Sight(
-            slow_floor_ms=self.slow_floor_ms(standing.service), sample_fraction=meter.sample_fraction
+            slow_floor_ms=self.slow_floor_ms(service), sample_fraction=self._meter(service).sample_fraction
         )
+
+    def _meter(self, service: str) -> Meter:
+        if service not in self._meters:
+            self._meters[service] = Meter(self._samples_per_s)
+        return self._meters[service]
 
     def slow_floor_ms(self, service: str) -> float | None:
         """The lowest slow limit of the open stage; None while there is none."""
@@ -108,7 +124,7 @@ class Evidence:
         if book is None or book.tally.rollout != head.id:
             book = self._books[head.service] = Book.begin(head)
         opened_at_s = datetime.fromisoformat(head.opened[-1]["at"]).timestamp()
-        meter = self._meters.setdefault(head.service, Meter())
+        meter = self._meter(head.service)
         limits = meter.latencies.limits(opened_at_s)
         book.open(head.stage, head.percent, line_of(head), opened_at_s, limits)
 
@@ -133,6 +149,9 @@ class Evidence:
         began = time.monotonic()
         if not self._books or (began < self._next_snapshot and not force):
             return
+        self._next_snapshot = (
+            began + SNAPSHOT_S
+        )  # also when it fails: a broken disk is not tried at every pass
         bodies = {book.tally.rollout: book.to_bytes() for book in self._books.values()}
         self._ledger.save_snapshots(self._now().isoformat(), bodies)
         took_s = time.monotonic() - began
@@ -174,18 +193,12 @@ class Evidence:
         """The verdict on the open stage now, as the ledger keeps it."""
         now = self._now()
         evidence = self.current(head)
-        if evidence is None:
-            return _plain(head, now, "hold", "no evidence yet: the stage was not opened here")
+        if evidence is None or head.stage is None:
+            return hold(head, now, "no evidence yet: nothing is counted for this stage here")
         policy = Policy.from_json(head.policy)
-        verdict = judge(evidence, policy, now.timestamp())
-        plain = _plain(
-            head,
-            now,
-            str(verdict.action),
-            verdict.reason,
-            numbers=verdict.numbers,
-            forecast_s=verdict.forecast_s,
-        )
+        stage = stage_policy(policy.stages, policy.gates.no_harm_before, head.stage)
+        plain = judge(evidence, policy.gates, stage, now_s=now.timestamp()).to_json()
+        plain["numbers"] = json_ready(plain["numbers"])
         if plain["action"] == "pass" and (why := self._withheld(head, now)):
             return {**plain, "action": "hold", "reason": why}
         return plain
@@ -276,7 +289,16 @@ def held_text(held: Mapping[str, Any]) -> str:
 
 def hold(head: Head, now: datetime, reason: str) -> dict[str, Any]:
     """A hold that no numbers stand behind."""
-    return _plain(head, now, "hold", reason)
+    verdict = Verdict(
+        action=Action.HOLD,
+        reason=reason,
+        at_s=now.timestamp(),
+        stage=-1 if head.stage is None else head.stage,
+        epoch=head.epoch,
+        numbers={},
+        forecast_s=None,
+    )
+    return verdict.to_json()
 
 
 def picture(evidence: StageEvidence) -> dict[str, Any]:
@@ -293,23 +315,3 @@ def json_ready(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return repr(value)
     return str(value) if isinstance(value, Enum) else value
-
-
-def _plain(
-    head: Head,
-    now: datetime,
-    action: str,
-    reason: str,
-    *,
-    numbers: Mapping[str, Any] | None = None,
-    forecast_s: float | None = None,
-) -> dict[str, Any]:
-    return {
-        "action": action,
-        "reason": reason,
-        "at": now.isoformat(timespec="microseconds"),
-        "stage": head.stage,
-        "epoch": head.epoch,
-        "numbers": json_ready(dict(numbers or {})),
-        "forecast_s": forecast_s,
-    }

@@ -15,14 +15,15 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from serving.control.ledger import Head, find_latest
 from serving.control.problems import ControlProblem
 from serving.control.rollouts import LEASE, Parts, Rollouts
 from sluice.stages import State
 
 TICK_S: Final = 0.25
+WAIT_S: Final = (
+    0.2  # for acknowledgements of a retreat, milliseconds as a rule; later ones are noted by `_zero`
+)
 BY: Final = "guard"
 
 _log = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ class Guard:
         self._task: asyncio.Task[None] | None = None
         self._told: dict[str, tuple[int | None, str]] = {}  # rollout -> stage and action last in the ledger
         self._harm: dict[str, dict[str, Any]] = {}  # found, acted on, and not in the ledger yet
+        self._heads: list[Head] = []  # live ones, as of the last pass that could read the ledger
         self.errors = 0  # ticks in which something could not be judged; on /metrics
         self.last_tick: datetime | None = None
 
@@ -55,15 +57,16 @@ class Guard:
 
     async def tick(self) -> None:
         """One pass over everything that is live or not yet acknowledged."""
-        heads: list[Head] = []
-        with suppress(SQLAlchemyError):  # counted and told by the first step that needs the ledger
-            heads = self._p.ledger.heads(active=True)
+        await self._safely(self._look)
+        heads = self._heads
         self.last_tick = self._p.now()
+        await self._safely(self._observe, heads)
         for head in heads:
             await self._safely(self._judge, head)
             await self._safely(self._lease, head)
             await self._safely(self._acks, head)
         await self._safely(self._zero)
+        await self._safely(self._save)
 
     async def _safely(self, step: Callable[..., Awaitable[None]], *args: Any) -> None:
         """A bug or a broken database in one step must not end the guard: say it, count it, go on."""
@@ -75,21 +78,33 @@ class Guard:
             self.errors += 1
             _log.exception("%s failed; the guard goes on", step.__name__)
 
+    async def _look(self) -> None:
+        """While the ledger cannot be read, the guard goes on with what it knew."""
+        self._heads = self._p.ledger.heads(active=True)
+
+    async def _observe(self, heads: list[Head]) -> None:
+        if self._p.evidence.observe({head.id for head in heads if head.state == State.RUNNING}):
+            self._p.world.kick()
+
+    async def _save(self) -> None:
+        self._p.evidence.save()
+
     async def _judge(self, head: Head) -> None:
         if head.state != State.RUNNING:
             return
         verdict = self._harm.get(head.id) or self._p.evidence.judge(head)
         if verdict["action"] == "harm":
-            _log.warning("rollout %s: harm: %s", head.id, verdict["reason"])
+            _log.warning("rollout %s: %s", head.id, verdict["reason"])
             self._harm[head.id] = verdict
             await self._rollouts.close(
-                head.id, State.TURNED_BACK, reason=verdict["reason"], by=BY, verdict=verdict
+                head.id, State.TURNED_BACK, reason=verdict["reason"], by=BY, verdict=verdict, wait_s=WAIT_S
             )
             del self._harm[head.id]
             return
         now = (head.stage, verdict["action"])
-        before = self._told.get(head.id, (head.stage, (head.verdict or {}).get("action", "hold")))
-        if now != before:
+        # a new stage starts as a hold; after a restart the ledger's last verdict is what was told
+        told = self._told.get(head.id, (head.stage, (head.verdict or {}).get("action", "hold")))
+        if now != (told if told[0] == head.stage else (head.stage, "hold")):
             self._rollouts.note_verdict(head, verdict)
         self._told[head.id] = now
 
@@ -107,7 +122,7 @@ class Guard:
             return
         reason = f"nobody renewed the lease until {head.lease_until}"
         if head.policy["lease"]["then"] == "retreat" and head.state == State.RUNNING:
-            await self._rollouts.close(head.id, State.ABANDONED, reason=reason, by=BY)
+            await self._rollouts.close(head.id, State.ABANDONED, reason=reason, by=BY, wait_s=WAIT_S)
         elif head.held is None:
             self._rollouts.hold_row(head, reason=reason, by=LEASE)
 

@@ -32,7 +32,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
-BUSY_TIMEOUT_MS: Final = 5_000  # another process (a backup, a second controller) may hold SQLite's write lock
+BUSY_TIMEOUT_MS: Final = 250  # another process (a backup) may hold the lock; the event loop waits for it
 READ: Final = "sluice_read"  # execution option of sessions that only read
 _COLUMNS: Final = ("id", "service", "run_id", "release_digest", "epoch", "counter", "state", "ended_at")
 

@@ -22,16 +22,18 @@ from fastapi import FastAPI
 from sqlalchemy.exc import SQLAlchemyError
 
 from serving.control.api import Commands, make_app
+from serving.control.book import SAMPLES_PER_S
 from serving.control.capacity import Capacity
 from serving.control.evidence import Evidence
 from serving.control.guard import Guard
 from serving.control.ledger import Ledger
 from serving.control.metrics import registry
 from serving.control.opening import StageOpener
-from serving.control.rollouts import Parts, Rollouts, utc_now
+from serving.control.rollouts import ACK_WAIT_S, Parts, Rollouts, utc_now
 from serving.control.world import World
 from serving.control.xds.gateways import Gateways
 from sluice.stages import State
+from sluice.tally import Entry
 
 LISTED_WAIT_S: Final = 5.0
 ADDRESSES: Final = "addresses"  # snapshot key: the last known addresses, for a start without Kubernetes
@@ -43,19 +45,37 @@ _log = logging.getLogger("serving.control")
 class Controller:
     """All parts of one controller, wired. Everything runs on the event loop that calls `start`."""
 
-    def __init__(self, *, ledger: str, kubeconfig: Path | None, namespace: str) -> None:
+    def __init__(
+        self,
+        *,
+        ledger: str,
+        kubeconfig: Path | None,
+        namespace: str,
+        samples_per_s: float = SAMPLES_PER_S,
+        ack_wait_s: float = ACK_WAIT_S,
+    ) -> None:
         self.ledger = Ledger(ledger)
-        self.plane = Gateways(on_entries=lambda entries: self.evidence.on_entries(entries))
+        self.plane = Gateways(on_entries=self._entries)
         self.capacity = Capacity(
             kubeconfig=kubeconfig, namespace=namespace, on_change=self._addresses_changed
         )
         self.evidence = Evidence(
-            ledger=self.ledger, capacity=self.capacity, plane=lambda: self.plane, now=utc_now
+            ledger=self.ledger,
+            capacity=self.capacity,
+            plane=lambda: self.plane,
+            now=utc_now,
+            samples_per_s=samples_per_s,
         )
         self.world = World(
             ledger=self.ledger, capacity=self.capacity, plane=self.plane, sight=self.evidence.sight
         )
-        parts = Parts(ledger=self.ledger, world=self.world, evidence=self.evidence, capacity=self.capacity)
+        parts = Parts(
+            ledger=self.ledger,
+            world=self.world,
+            evidence=self.evidence,
+            capacity=self.capacity,
+            ack_wait_s=ack_wait_s,
+        )
         rollouts = Rollouts(parts)
         guard = Guard(parts, rollouts)
         self.commands = Commands(
@@ -89,6 +109,9 @@ class Controller:
             yield port
             self.evidence.save(force=True)
 
+    def _entries(self, entries: list[Entry]) -> None:
+        self.evidence.on_entries(entries)
+
     def repair(self) -> None:
         """Go on counting for what the ledger says is running."""
         for head in self.ledger.heads(active=True):
@@ -108,7 +131,12 @@ class Controller:
 
 async def serve(args: argparse.Namespace, token: str) -> None:
     """Run until SIGTERM or SIGINT."""
-    controller = Controller(ledger=args.ledger, kubeconfig=args.kubeconfig, namespace=args.namespace)
+    controller = Controller(
+        ledger=args.ledger,
+        kubeconfig=args.kubeconfig,
+        namespace=args.namespace,
+        samples_per_s=args.samples_per_s,
+    )
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -158,5 +186,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--token-file", type=Path, required=True, help="file that holds the bearer token")
     parser.add_argument("--kubeconfig", type=Path, default=None, help="without it: fixed endpoints only")
     parser.add_argument("--namespace", default="default", help="Kubernetes namespace of the workloads")
+    parser.add_argument(
+        "--samples-per-s",
+        type=float,
+        default=SAMPLES_PER_S,
+        help="requests of a service that its gateways log at most, events apart (more: faster gates, more load)",
+    )
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     return parser

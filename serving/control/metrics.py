@@ -107,5 +107,5 @@ class ControlCollector(Collector):
 
 def log_es(verdict: Mapping[str, Any]) -> dict[str, float]:
     """The harm test's log e-value by kind, as far as the verdict's numbers tell."""
-    rows = verdict["numbers"].get("log_e") or {}
-    return {str(kind): float(value) for kind, value in rows.items()}
+    rows = verdict["numbers"].get("harm") or {}
+    return {kind: float(row["log_e"]) for kind, row in rows.items()}

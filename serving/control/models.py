@@ -93,7 +93,7 @@ class VerdictView(BaseModel):
     action: Literal["pass", "harm", "hold"]
     reason: str
     at: str
-    stage: int | None
+    stage: int  # -1: none is open
     epoch: int
     numbers: dict[str, Any]
     forecast_s: float | None = None

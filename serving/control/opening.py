@@ -16,7 +16,7 @@ from serving.control.evidence import as_pass, held_text, hold, no_fresh_pass
 from serving.control.ledger import Head
 from serving.control.models import OpenRequest
 from serving.control.problems import ControlProblem, ended
-from serving.control.rollouts import ACK_WAIT_S, Parts, Rollouts, gateways_problem, iso
+from serving.control.rollouts import Parts, Rollouts, gateways_problem, iso
 from sluice import stages
 from sluice.stages import Action, Opening, State
 
@@ -113,7 +113,7 @@ class StageOpener:
         return head
 
     async def _acknowledged(self, head: Head) -> Head:
-        report = await self._p.world.wait_acked(await self._p.world.push(), ACK_WAIT_S)
+        report = await self._p.world.wait_acked(await self._p.world.push(), self._p.ack_wait_s)
         if not report.complete:
             raise gateways_problem(report)
         return self._rollouts.note_opened(head.id)

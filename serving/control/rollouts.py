@@ -63,6 +63,7 @@ class Parts:
     world: World
     evidence: Evidence
     capacity: Capacity
+    ack_wait_s: float = ACK_WAIT_S
     now: Callable[[], datetime] = utc_now
     new_salt: Callable[[], str] = lambda: secrets.token_hex(8)
 
@@ -213,7 +214,14 @@ class Rollouts:
         return await self.close(rollout, goal, reason=request.reason, by=request.by)
 
     async def close(
-        self, rollout: str, goal: State, *, reason: str, by: str, verdict: Mapping[str, Any] | None = None
+        self,
+        rollout: str,
+        goal: State,
+        *,
+        reason: str,
+        by: str,
+        verdict: Mapping[str, Any] | None = None,
+        wait_s: float | None = None,
     ) -> Head:
         """End a rollout in a state that takes its traffic away: ledger first, then the gateways.
 
@@ -227,7 +235,8 @@ class Rollouts:
             await self._p.world.push()
             raise
         self._p.world.closed.discard(rollout)
-        return await self.lower(head)
+        self._p.evidence.close(head)
+        return await self._lower(head, self._p.ack_wait_s if wait_s is None else wait_s)
 
     def _close_row(
         self, rollout: str, goal: State, *, reason: str, by: str, verdict: Mapping[str, Any] | None
@@ -254,10 +263,10 @@ class Rollouts:
             except StaleHeadError:
                 _log.info("rollout %s moved during a retreat; retreating from where it is now", rollout)
 
-    async def lower(self, head: Head) -> Head:
+    async def _lower(self, head: Head, wait_s: float) -> Head:
         """Make the gateways follow a retreat and note when the last one did."""
         generation = await self._p.world.push()
-        report = await self._p.world.wait_acked(generation, ACK_WAIT_S)
+        report = await self._p.world.wait_acked(generation, wait_s)
         if report.complete:
             return self.note_zero(head.id)
         _log.warning("rollout %s: not every gateway follows the retreat yet: %s", head.id, report)
@@ -363,7 +372,7 @@ class Rollouts:
         return moved
 
     async def _everywhere(self, head: Head) -> Head:
-        report = await self._p.world.wait_acked(await self._p.world.push(), ACK_WAIT_S)
+        report = await self._p.world.wait_acked(await self._p.world.push(), self._p.ack_wait_s)
         if not report.complete:
             raise gateways_problem(report)
         return head

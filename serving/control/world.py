@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
@@ -35,6 +35,7 @@ class World:
     closed: set[str] = field(
         default_factory=set
     )  # rollouts turned back while the ledger could not be written
+    _last: list[Standing] = field(default_factory=list)
     _good: dict[str, ServiceTraffic] = field(default_factory=dict)
     _order: asyncio.Lock = field(default_factory=asyncio.Lock)
     _wanted: asyncio.Event = field(default_factory=asyncio.Event)
@@ -84,9 +85,21 @@ class World:
         """The service's routing as it was last pushed."""
         return self._good.get(service)
 
+    def _readable(self) -> list[Standing]:
+        """The ledger's standings; while it cannot be read, the last ones, with what was closed since."""
+        try:
+            self._last = self.standings()
+        except SQLAlchemyError:
+            _log.exception("the ledger cannot be read; going on with what it said last")
+            self._last = [
+                replace(known, closed=known.head is not None and known.head.id in self.closed)
+                for known in self._last
+            ]
+        return self._last
+
     def _state(self) -> TrafficState:
         good: dict[str, ServiceTraffic] = {}
-        for standing in self.standings():
+        for standing in self._readable():
             try:
                 made = service_traffic(standing, self.capacity.addresses, self.sight(standing))
                 TrafficState(services=(*good.values(), *(() if made is None else (made,))))
@@ -102,7 +115,4 @@ class World:
         while True:
             await self._wanted.wait()
             self._wanted.clear()
-            try:
-                await self.push()
-            except SQLAlchemyError:
-                _log.exception("the ledger cannot be read; the gateways keep what they have")
+            await self.push()

@@ -1,0 +1,199 @@
+"""Who may begin, what a lease does, and what a restart must not change."""
+
+from __future__ import annotations
+
+import sqlite3
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from sluice.stages import State
+from tests.serving.control.conftest import Desk, Desks
+from tests.serving.control.parts import begin_body, policy, until
+
+
+def broken(version: str, _uid: str) -> int:
+    return 500 if version == "2" else 200
+
+
+async def turned_back(desk: Desk, rollout: dict) -> dict:
+    async def once() -> dict | None:
+        await desk.gateway.serve(desk.uids, broken)
+        state = await desk.state(rollout)
+        return state if state["state"] == "turned_back" and state["zero_acked_at"] else None
+
+    return await until(once, every_s=0.1)
+
+
+async def test_the_same_run_gets_its_own_rollout_again(desk: Desk) -> None:
+    first = await desk.begin()
+    assert await desk.begin(status=200) == first
+    assert len(await desk.decisions(first)) == 1
+
+
+@pytest.mark.parametrize("on_active", ["refuse", "wait"])
+async def test_a_second_run_is_refused_and_told_which_one_runs(desk: Desk, on_active: str) -> None:
+    first = await desk.begin()
+    error = (await desk.begin("run-2", 409, on_active=on_active))["error"]
+    assert error["code"] == "active-rollout"
+    assert (error["running"]["rollout"], error["running"]["run_id"]) == (first["id"], "run-1")
+
+
+async def test_superseding_takes_the_traffic_first_and_then_draws_a_new_salt(desk: Desk) -> None:
+    first = await desk.running()
+    second = await desk.begin("run-2", on_active="supersede")
+    old = await desk.state(first)
+    assert (old["state"], desk.gateway.share("2")) == ("superseded", 0)
+    assert old["zero_acked_at"] <= second["started_at"]
+    assert second["salt"] != first["salt"]
+    assert second["epoch"] > first["epoch"]
+    await desk.gateway.until(lambda: desk.gateway.salt == second["salt"])
+
+
+async def test_the_salt_stays_while_a_gateway_may_still_route_to_the_old_candidate(desks: Desks) -> None:
+    """A new salt under old weights would throw other users onto the candidate that was just taken back."""
+    async with desks(ack_wait_s=0.3) as desk:
+        first = await desk.running()
+        desk.gateway.acknowledge = False
+        second = await desk.begin("run-2", on_active="supersede")
+        assert (await desk.state(first))["zero_acked_at"] is None
+        assert second["salt"] == first["salt"]
+
+
+async def test_a_release_that_is_stable_is_not_rolled_out_again(desk: Desk) -> None:
+    rollout = await desk.promoted(await desk.running())
+    error = (await desk.begin("run-2", 409, release_digest=rollout["release_digest"]))["error"]
+    assert (error["code"], error["version"]) == ("already-stable", "2")
+
+
+async def test_a_release_that_was_turned_back_needs_a_reason_and_its_evidence_still_counts(
+    desk: Desk,
+) -> None:
+    first = await turned_back(desk, await desk.running())
+    digest = first["release_digest"]
+    error = (await desk.begin("run-2", 409, release_digest=digest))["error"]
+    assert (error["code"], error["previous"]["rollout"]) == ("turned-back", first["id"])
+    assert error["previous"]["verdict"]["action"] == "harm"
+    again = await desk.begin("run-2", release_digest=digest, retry_reason="a disk was full")
+    assert (again["retry_reason"], again["earlier"]["tries"]) == ("a disk was full", 1)
+    head = desk.controller.ledger.head(again["id"])
+    assert head is not None
+    assert head.policy["gates"]["beta"] == policy()["gates"]["beta"] / 2
+
+
+async def test_a_first_deployment_goes_to_everybody_at_once_and_is_then_watched(desk: Desk) -> None:
+    rollout = await desk.begin()
+    assert rollout["first_deployment"]
+    await desk.attach(rollout, "1")
+    assert (await desk.open(rollout, 0, 409))["error"]["code"] == "wrong-stage"
+    opened = await desk.open(rollout, 3)
+    assert (opened["percent"], desk.gateway.share("1")) == (100, 10_000)
+    verdict = await desk.passed(rollout)
+    assert verdict["numbers"]["watch"]["failure"]["bad"] == 0
+    await desk.post(f"/v1/rollouts/{rollout['id']}/promote", {"epoch": rollout["epoch"]})
+    assert (await desk.get("/v1/services/minilm"))["stable"]["version"] == "1"
+
+
+async def test_a_first_deployment_that_fails_the_watch_is_turned_back(desk: Desk) -> None:
+    rollout = await desk.begin()
+    await desk.attach(rollout, "2")
+    await desk.open(rollout, 3)
+    state = await turned_back(desk, rollout)
+    assert state["verdict"]["action"] == "harm"
+    assert (await desk.get("/v1/services/minilm"))["stable"] is None
+    assert desk.gateway.share("2") == 0
+
+
+async def test_a_run_that_went_silent_is_held_and_goes_on_when_it_is_back(desk: Desk) -> None:
+    rules = policy(first_deployment={"adopt": "http://127.0.0.1:9001"}, lease={"ttl_s": 0.4, "then": "hold"})
+    rollout = await desk.running(policy=rules)
+
+    async def held() -> dict | None:
+        state = await desk.state(rollout)
+        return state if state["held"] else None
+
+    state = await until(held)
+    assert "lease" in state["held"]["reason"]
+    assert desk.gateway.share("2") == 100
+    back = await desk.post(f"/v1/rollouts/{rollout['id']}/lease", {"epoch": rollout["epoch"]})
+    assert back["held"] is None
+    assert datetime.fromisoformat(back["lease_until"]) > datetime.fromisoformat(state["lease_until"])
+
+
+async def test_a_run_that_went_silent_is_retreated_where_the_policy_says_so(desk: Desk) -> None:
+    rules = policy(
+        first_deployment={"adopt": "http://127.0.0.1:9001"}, lease={"ttl_s": 0.4, "then": "retreat"}
+    )
+    rollout = await desk.running(policy=rules)
+
+    async def gone() -> bool:
+        return (await desk.state(rollout))["state"] == "abandoned"
+
+    await until(gone)
+    await desk.gateway.until(lambda: desk.gateway.share("2") == 0)
+
+
+async def test_a_restart_keeps_weights_salt_and_counts_and_the_rollout_goes_on(desks: Desks) -> None:
+    async with desks() as desk:
+        rollout = await desk.running()
+        await desk.passed(rollout)
+        rollout = await desk.open(rollout, 1)
+        before = (await desk.passed(rollout))["numbers"]["users"]
+    async with desks() as desk:
+        assert desk.gateway.share("2") == 500
+        assert desk.gateway.salt == rollout["salt"]
+        evidence = await desk.get(f"/v1/rollouts/{rollout['id']}/evidence")
+        assert evidence["verdict"]["numbers"]["users"] == before
+        assert evidence["exposed"]["stages"][0]["users"] > 0
+        await desk.passed(rollout)
+        assert (await desk.open(rollout, 2))["percent"] == 50
+
+
+async def test_a_restart_after_a_retreat_that_nobody_heard_tells_the_gateways(desks: Desks) -> None:
+    """The ledger is the truth: the row was written, the process died before the push."""
+    async with desks() as desk:
+        rollout = await desk.running()
+        desk.controller.commands.rollouts._close_row(
+            rollout["id"], State.CANCELLED, reason="power cut", by="ann", verdict=None
+        )
+        assert desk.gateway.share("2") == 100
+    async with desks() as desk:
+        await desk.gateway.until(lambda: desk.gateway.share("2") == 0)
+
+        async def noted() -> bool:
+            return (await desk.state(rollout))["zero_acked_at"] is not None
+
+        await until(noted)
+
+
+async def test_a_ledger_that_cannot_be_written_does_not_save_a_bad_version(
+    desk: Desk, tmp_path: Path
+) -> None:
+    """The weights go to zero at once; the row follows when the database is back."""
+    rollout = await desk.running()
+    blocker = sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)
+    blocker.execute("BEGIN IMMEDIATE")
+    await desk.gateway.serve(desk.uids, broken)
+    await desk.gateway.until(lambda: desk.gateway.share("2") == 0)
+    rows = blocker.execute("SELECT state FROM heads").fetchall()
+    assert rows == [("running",)]
+    blocker.execute("ROLLBACK")
+    blocker.close()
+
+    async def recorded() -> bool:
+        return (await desk.state(rollout))["state"] == "turned_back"
+
+    await until(recorded)
+    assert (await desk.decisions(rollout))[-1]["verdict"]["action"] == "harm"
+    assert desk.gateway.share("2") == 0
+
+
+async def test_two_services_do_not_touch_each_other(desk: Desk) -> None:
+    rollout = await desk.running()
+    other = policy(first_deployment={"adopt": "http://127.0.0.1:9005"})
+    other["traffic"] = {"prefix": "/v2/models/other", "uid_header": "x-user-id", "timeout_s": 5}
+    await desk.post("/v1/rollouts", begin_body("run-9", service="other", policy=other), 201)
+    assert desk.gateway.share("2") == 100
+    assert (await desk.state(rollout))["state"] == "running"
+    assert [row["service"] for row in await desk.get("/v1/services")] == ["minilm", "other"]

@@ -1,0 +1,195 @@
+"""A rollout from begin to its end, over the REST API, with users that are split as Envoy splits them."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime
+from itertools import groupby
+
+import pytest
+
+from sluice.buckets import bucket
+from tests.serving.control.conftest import Desk, Desks
+from tests.serving.control.paper import PaperGateway
+from tests.serving.control.parts import candidate_body, policy, until
+
+
+def bad(version: str, uid: str) -> int:
+    """Version 2 fails for every user whose name ends in 3."""
+    return 500 if version == "2" and uid.endswith("3") else 200
+
+
+async def test_a_harmful_version_loses_its_traffic_with_nobody_watching(desk: Desk) -> None:
+    """The verdict is in the ledger before the weights move, and the last acknowledgement is noted."""
+    rollout = await desk.running()
+    assert desk.gateway.share("2") == 100
+
+    async def turned_back() -> bool:
+        await desk.gateway.serve(desk.uids, bad)
+        return (await desk.state(rollout))["state"] == "turned_back"
+
+    await until(turned_back, every_s=0.1)
+    after = await until(lambda: zeroed(desk, rollout))
+    last = (await desk.decisions(rollout))[-1]
+    assert desk.gateway.share("2") == 0
+    assert after["verdict"]["action"] == "harm"
+    assert last["verdict"]["numbers"]["harm"]["failure"]["heads"] > 0
+    moved_at = next(at for at, weights in desk.gateway.history[::-1] if weights.get("minilm_v2_cpu") == 0)
+    assert datetime.fromisoformat(last["at"]).timestamp() <= moved_at
+    assert after["zero_acked_at"] >= last["at"]
+
+
+async def zeroed(desk: Desk, rollout: dict) -> dict | None:
+    state = await desk.state(rollout)
+    return state if state["zero_acked_at"] else None
+
+
+async def test_no_stage_opens_without_the_controllers_own_pass(desk: Desk) -> None:
+    """A run whose gate was marked successful by hand moves nothing."""
+    rollout = await desk.running()
+    refused = await desk.open(rollout, 1, 409)
+    assert refused["error"]["code"] == "no-fresh-pass"
+    assert refused["error"]["verdict"]["action"] == "hold"
+    assert (await desk.state(rollout))["stage"] == 0
+    assert desk.gateway.share("2") == 100
+
+
+async def test_a_stage_cannot_be_skipped_even_with_a_pass(desk: Desk) -> None:
+    rollout = await desk.running()
+    await desk.passed(rollout)
+    assert (await desk.open(rollout, 2, 409))["error"]["code"] == "wrong-stage"
+    assert desk.gateway.share("2") == 100
+
+
+async def test_a_good_version_is_promoted_and_everybody_stays_where_they_were(desk: Desk) -> None:
+    """Weights 1, 5, 50, 100 %; the cohort only grows; then it is stable, and nothing moves any more."""
+    rollout = await desk.promoted(await desk.running())
+    seen = [sum(n for name, n in w.items() if "_v2_" in name) for _, w in desk.gateway.history]
+    assert [n for n, _ in groupby(seen) if n] == [100, 500, 5_000, 10_000]
+    assert rollout["state"] == "promoted"
+    service = await desk.get("/v1/services/minilm")
+    assert service["stable"]["version"] == "2"
+    assert service["rollout"] is None
+    assert desk.gateway.share("2") == 10_000
+    exposed = rollout["exposed"]["stages"]
+    assert [row["percent"] for row in exposed] == [1, 5, 50, 100]
+    assert exposed[0]["users"] == sum(1 for uid in desk.uids if in_cohort(rollout["salt"], uid, 100))
+    actions = [row["action"] for row in await desk.decisions(rollout)]
+    assert actions.count("open") == 4
+    assert actions[-1] == "promote"
+
+
+def in_cohort(salt: str, uid: str, width: int) -> bool:
+    return bucket(salt, uid) < width
+
+
+async def test_promoting_before_the_last_stage_is_refused(desk: Desk) -> None:
+    rollout = await desk.running()
+    await desk.passed(rollout)
+    path = f"/v1/rollouts/{rollout['id']}/promote"
+    assert (await desk.post(path, {"epoch": rollout["epoch"]}, 409))["error"]["code"] == "wrong-stage"
+
+
+async def test_opening_the_open_stage_again_changes_nothing(desk: Desk) -> None:
+    rollout = await desk.running()
+    again = await desk.open(rollout, 0)
+    assert again["opened"] == rollout["opened"]
+    assert [row["action"] for row in await desk.decisions(rollout)].count("open") == 1
+
+
+@pytest.mark.parametrize("call", ["candidate", "open", "hold", "resume", "lease", "promote"])
+async def test_a_writer_with_another_epoch_loses(desk: Desk, call: str) -> None:
+    rollout = await desk.running()
+    stale = rollout["epoch"] + 1
+    told = {"reason": "late", "by": "a zombie"}
+    bodies = {
+        "candidate": candidate_body(stale, "9", 9009),
+        "open": {"epoch": stale, "stage": 1},
+        "hold": {"epoch": stale, **told},
+        "resume": {"epoch": stale, **told},
+    }
+    body = bodies.get(call, {"epoch": stale})
+    error = (await desk.post(f"/v1/rollouts/{rollout['id']}/{call}", body, 409))["error"]
+    assert (error["code"], error["epoch"]) == ("stale-epoch", rollout["epoch"])
+    assert len(await desk.decisions(rollout)) == 3
+
+
+async def test_a_retreat_needs_no_epoch_and_repeating_it_changes_nothing(desk: Desk) -> None:
+    rollout = await desk.running()
+    path = f"/v1/rollouts/{rollout['id']}/retreat"
+    first = await desk.post(path, {"reason": "not this one", "by": "ann", "outcome": "rejected"})
+    assert (first["state"], desk.gateway.share("2")) == ("rejected", 0)
+    assert first["zero_acked_at"]
+    again = await desk.post(path, {"reason": "really", "by": "bob", "outcome": "cancelled"})
+    assert again == first
+    assert (await desk.open(rollout, 0, 409))["error"]["code"] == "ended"
+
+
+async def test_a_retreat_beats_an_opening_that_waits_for_its_acknowledgement(desks: Desks) -> None:
+    """A gateway that does not answer keeps `open` waiting, never the retreat's ledger row."""
+    async with desks(ack_wait_s=0.5) as desk:
+        rollout = await desk.running()
+        await desk.passed(rollout)
+        desk.gateway.acknowledge = False
+        opening = asyncio.create_task(desk.open(rollout, 1, 503))
+        await desk.gateway.until(lambda: desk.gateway.share("2") == 500)
+        body = {"reason": "stop", "by": "ann", "outcome": "cancelled"}
+        retreat = asyncio.create_task(desk.post(f"/v1/rollouts/{rollout['id']}/retreat", body))
+        await desk.gateway.until(lambda: desk.gateway.share("2") == 0)
+        assert (await opening)["error"]["code"] == "gateways"
+        ended = await retreat
+        assert (ended["state"], ended["zero_acked_at"]) == ("cancelled", None)
+
+
+async def test_a_stage_that_no_gateway_acknowledged_is_not_open_and_never_passes(desks: Desks) -> None:
+    async with desks(ack_wait_s=0.5) as desk:
+        rollout = await desk.begin(policy=policy(first_deployment={"adopt": "http://127.0.0.1:9001"}))
+        await desk.attach(rollout, "2")
+        desk.gateway.acknowledge = False
+        refused = await desk.open(rollout, 0, 503)
+        assert refused["error"]["code"] == "gateways"
+        assert refused["error"]["waiting"] == ["paper-1"]
+        assert (await desk.state(rollout))["opened"][0]["acked_at"] is None
+
+
+async def test_held_means_that_a_pass_opens_nothing_and_resume_lifts_it(desk: Desk) -> None:
+    rollout = await desk.running()
+    path = f"/v1/rollouts/{rollout['id']}"
+    await desk.passed(rollout)
+    body = {"epoch": rollout["epoch"], "reason": "holiday", "by": "ann"}
+    await desk.post(f"{path}/hold", body)
+    refused = await desk.open(rollout, 1, 409)
+    assert "holiday" in refused["error"]["verdict"]["reason"]
+    assert desk.gateway.share("2") == 100
+    await desk.post(f"{path}/resume", body | {"reason": "back"})
+    await desk.passed(rollout)
+    await desk.open(rollout, 1)
+    assert desk.gateway.share("2") == 500
+
+
+async def test_harm_beats_a_hold(desk: Desk) -> None:
+    rollout = await desk.running()
+    body = {"epoch": rollout["epoch"], "reason": "holiday", "by": "ann"}
+    await desk.post(f"/v1/rollouts/{rollout['id']}/hold", body)
+
+    async def turned_back() -> bool:
+        await desk.gateway.serve(desk.uids, bad)
+        return (await desk.state(rollout))["state"] == "turned_back"
+
+    await until(turned_back, every_s=0.1)
+
+
+async def test_evidence_without_a_gateway_is_stale_and_holds(desks: Desks) -> None:
+    """A pass that was there is no pass any more once nobody reports."""
+    gateway = PaperGateway()
+    async with desks(gateway=gateway) as desk:
+        rollout = await desk.running()
+        await desk.passed(rollout)
+        gateway._ads.cancel()
+
+        async def stale() -> dict | None:
+            verdict = (await desk.get(f"/v1/rollouts/{rollout['id']}/evidence"))["verdict"]
+            return verdict if "stale" in verdict["reason"] else None
+
+        assert (await until(stale))["action"] == "hold"
+        assert (await desk.open(rollout, 1, 409))["error"]["code"] == "no-fresh-pass"
