@@ -5,6 +5,7 @@ manifest names; a refusal is one line that says what to build again, and exit co
 """
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,13 +34,30 @@ def open_engine(folder: Path) -> Engine:
             f"build the engine again for backend {next(iter(BACKENDS))}, or serve it with another image",
         )
     path = folder / manifest.engine_file
+    manifest.check(arch=machine_arch(), backend=manifest.backend, engine_sha256=_digest(path))
+    _check_weights(path)
+    return Engine(manifest=manifest, path=path)
+
+
+def _check_weights(engine: Path) -> None:
+    """Files of weights beside the engine (`engine.onnx.data`) are what the receipt of the artifact says."""
+    for path in sorted(engine.parent.glob(f"{engine.name}.*")):
+        receipt = json.loads(_read(engine.parent / "receipt.json"))
+        wanted = receipt["files"].get(path.name, {}).get("sha256")
+        got = _digest(path)
+        if got != wanted:
+            raise FatalError(
+                f"{path.name} has digest {got[:12]}, receipt.json wants {(wanted or 'no such file')[:12]}",
+                "remove the engine's folder from the store and build it again",
+            )
+
+
+def _digest(path: Path) -> str:
     try:
         with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise _unreadable(path, error) from error
-    manifest.check(arch=machine_arch(), backend=manifest.backend, engine_sha256=digest)
-    return Engine(manifest=manifest, path=path)
 
 
 def _read(path: Path) -> str:

@@ -3,7 +3,7 @@
 Both forms of data are read and written: JSON, and the binary tensor extension, where the body is a JSON header
 of `Inference-Header-Content-Length` bytes and then the raw little-endian tensors in the order of the header.
 
-Invariants: a value is never rounded, wrapped or cut to fit a type; what is missing, doubled, unknown or left
+Invariants: a number is never wrapped, cut or made infinite to fit a type; what is missing, doubled, unknown or left
 over is a Refusal that names the tensor, the field, what was got and what is wanted.
 """
 
@@ -183,6 +183,8 @@ def _from_json(tensor: Tensor, shape: tuple[int, ...], entry: Mapping[str, Any])
         raise bad(f"input '{tensor.name}': data is {_kind(data)}, wanted a list")
     try:
         array = np.array(data)
+        if array.dtype.kind == "f" and tensor.dtype == np.uint64:
+            array = _large(data, array)
     except (ValueError, OverflowError):
         raise bad(f"input '{tensor.name}': data is ragged, wanted {list(shape)} or flat") from None
     count = int(np.prod(shape, dtype=np.int64))
@@ -196,11 +198,17 @@ def _from_json(tensor: Tensor, shape: tuple[int, ...], entry: Mapping[str, Any])
     return array.astype(tensor.dtype, copy=False).reshape(shape)
 
 
+def _large(data: list[Any], array: Array) -> Array:
+    """NumPy reads a list that holds integers on both sides of 2**63 as floats; take them as they are written."""
+    exact = np.array(data, dtype=object)
+    return exact.astype(np.uint64) if all(type(value) is int for value in exact.flat) else array
+
+
 def _check_range(tensor: Tensor, array: Array) -> None:
-    if tensor.dtype.kind not in "iu" or array.dtype == tensor.dtype:
+    if array.dtype == tensor.dtype or tensor.dtype.kind == "b" or not array.size:
         return
-    limits = np.iinfo(tensor.dtype)
-    if array.size and (int(array.min()) < limits.min or int(array.max()) > limits.max):
+    limits: Any = np.finfo(tensor.dtype) if tensor.dtype.kind == "f" else np.iinfo(tensor.dtype)
+    if array.min() < limits.min or array.max() > limits.max:
         raise bad(
             f"input '{tensor.name}': data goes from {array.min()} to {array.max()}, "
             f"wanted {DATATYPES[tensor.dtype.name]}, {limits.min} to {limits.max}"
