@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from sluice.errors import SpecError
+from sluice.errors import Problem, SpecError
 from sluice.interpolate import read_yaml
 from sluice.signature import Signature, TensorSpec
 from sluice.spec_checks import spec_problems
@@ -221,7 +221,8 @@ def parse_spec(text: str, env: Mapping[str, str]) -> ReleaseSpec:
     """
     document = read_yaml(text, env)
     if not isinstance(document.value, Mapping):
-        raise SpecError.of("the document must be a mapping that begins with service:", value=document.value)
+        message = "the document must be a mapping that begins with service:"
+        raise SpecError((*document.problems, Problem("", document.value, message)))
     try:
         return validated(ReleaseSpec, document.value, spec_problems, SpecError, document.problems)
     except SpecError as error:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -271,10 +272,19 @@ def test_a_full_disk_is_retryable_and_names_the_place_and_the_bytes(store):
     assert (visible(store), drafts(store)) == ([], [])
 
 
-def test_what_cannot_fit_is_refused_before_a_byte_is_copied(store, source):
+@pytest.fixture
+def small_files():
+    """No file may grow beyond 16 MiB: a copy that should not have begun fails fast and fills no disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (16 << 20, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_what_cannot_fit_is_refused_before_a_byte_is_copied(store, source, small_files):
     needed = shutil.disk_usage(source).free + (1 << 40)
     with (source / "huge").open("wb") as file:
         file.truncate(needed)  # sparse: it has the size and takes no room
+    small_files()
     with pytest.raises(StoreFullError) as caught:
         store.publish_tree("onnx", KEY, source, {})
     assert caught.value.needed_bytes >= needed

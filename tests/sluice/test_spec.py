@@ -295,6 +295,13 @@ def test_a_variable_that_cannot_be_filled_is_one_problem(text, env, says):
     assert "secret" not in str(caught.value)
 
 
+def test_no_error_shows_what_a_forbidden_variable_holds():
+    with pytest.raises(SpecError) as caught:
+        parse_spec("${AIRFLOW_CONN_X}", {"AIRFLOW_CONN_X": "secret"})
+    assert "only variables" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
 def test_a_variable_cannot_change_the_structure():
     env = {"SLUICE_X": "a\nservice: other"}
     spec = parse_spec(spec_text().replace("/checkpoints/tiny", "${SLUICE_X}/m"), env)
