@@ -83,7 +83,7 @@ def watch(evidence: StageEvidence, gate: GateLike, stage: StagePolicy, *, now_s:
     readings = shown_above(evidence.objective, limits, levels)
     numbers["watch"] = {kind.value: _objective_figures(reading) for kind, reading in readings.items()}
     numbers["unjudged"] = [
-        kind.value for kind in KINDS if kind.metric in gate.metrics and kind not in readings
+        kind.value for kind in WATCHED if kind.metric in gate.metrics and kind not in readings
     ]
     for reading in readings.values():
         if reading.crossed:
