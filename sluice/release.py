@@ -179,18 +179,22 @@ class Release:
 
     def _engine(self, target: Target, onnx: str, calibration: str) -> str:
         precisions = sorted({"fp32", *self.spec.precisions})  # fp32 is always allowed
+        int8 = "int8" in precisions
+        held_out_from = self.spec.calibration.samples if int8 else 0
         return _key(
             "engine",
             service=self.spec.service,
             onnx=onnx,
-            calibration=calibration if "int8" in precisions else None,
-            target=(target.arch, target.backend, target.image),
+            calibration=calibration if int8 else None,
+            target=(
+                target.arch,
+                target.backend,
+                target.image,
+                target.resources.cpu,
+            ),  # cores decide the fastest
             precisions=sorted(self.spec.precisions),
             accuracy={name: self.spec.accuracy[name].cosine for name in precisions},
-            accuracy_samples=(
-                self.spec.calibration.samples,
-                self.spec.numerics.samples,
-            ),  # from which on, how many
+            accuracy_samples=(held_out_from, self.spec.numerics.samples),  # from which on, how many
             **self._sample_inputs(),
         )
 

@@ -33,19 +33,20 @@ from sluice.spec_types import (
     Backend,
     Cosine,
     Count,
+    Cpu,
     Cron,
     Entrypoint,
     Environment,
     Flag,
     InsidePath,
     Labels,
+    Memory,
     Method,
     Once,
     Part,
     Port,
     Positive,
     Precision,
-    Quantity,
     Seconds,
     ServiceName,
     Share,
@@ -104,8 +105,8 @@ class Calibration(Part):
 class Resources(Part):
     """What a pod asks for and may use, in Kubernetes' units."""
 
-    cpu: Quantity
-    memory: Quantity
+    cpu: Cpu
+    memory: Memory
 
 
 class Target(Part):

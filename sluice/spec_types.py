@@ -17,7 +17,6 @@ BACKENDS: Final = ("onnxruntime", "tensorrt")
 
 _LABEL: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
 _LABEL_KEY: Final = re.compile(r"([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?" + _LABEL.pattern)
-_QUANTITY: Final = re.compile(r"[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?")
 _CRON_PRESETS: Final = ("@once", "@hourly", "@daily", "@weekly", "@monthly", "@yearly")
 
 
@@ -148,11 +147,17 @@ Precision = Annotated[Text, _one_of(PRECISIONS)]
 Metric = Annotated[Text, _one_of(METRICS)]
 Method = Annotated[Text, _one_of(METHODS)]
 Backend = Annotated[Text, _one_of(BACKENDS)]
-Quantity = Annotated[
+Cpu = Annotated[
     str,
     BeforeValidator(_quantity_text),
     Strict(),
-    _matching(_QUANTITY.pattern, "an amount of Kubernetes, such as 100m or 2Gi"),
+    _matching(r"[1-9][0-9]*m|[0-9]*[1-9][0-9]*|[0-9]+\.[0-9]+", "cores, such as 2, 0.5 or 100m"),
+]
+Memory = Annotated[
+    str,
+    BeforeValidator(_quantity_text),
+    Strict(),
+    _matching("[1-9][0-9]*(k|Ki|M|Mi|G|Gi|T|Ti)?", "bytes of memory, such as 512Mi or 2Gi"),
 ]
 Labels = Annotated[dict[str, Annotated[str, Strict()]], Field(min_length=1), AfterValidator(_labels)]
 Environment = Annotated[dict[str, Annotated[str, Strict()]], AfterValidator(_environment)]

@@ -53,7 +53,7 @@ def changed(one, other):
         pytest.param({"model.source": "/elsewhere"}, id="address-of-the-checkpoint"),
         pytest.param({"targets.0.replicas": 5}, id="replicas"),
         pytest.param({"targets.0.selector": {"pool": "a"}}, id="selector"),
-        pytest.param({"targets.0.resources": {"cpu": 2, "memory": "1Gi"}}, id="build-resources"),
+        pytest.param({"targets.0.resources": {"cpu": 1, "memory": "9Gi"}}, id="build-memory"),
         pytest.param({"server.resources": {"cpu": 2, "memory": "1Gi"}}, id="server-resources"),
         pytest.param({"server.port": 9000}, id="port"),
     ],
@@ -72,6 +72,9 @@ def test_the_policy_and_the_addresses_do_not_make_another_release(changes):
         pytest.param({"service": "other"}, {"engine", "release"}, id="service"),
         pytest.param({"targets.0.image": "builder:2"}, {"engine", "release"}, id="builder-image"),
         pytest.param({"targets.0.backend": "tensorrt"}, {"engine", "release"}, id="backend"),
+        pytest.param(
+            {"targets.0.resources": {"cpu": 2, "memory": "2Gi"}}, {"engine", "release"}, id="build-cores"
+        ),
         pytest.param({"precisions": ["fp32"]}, {"engine", "release"}, id="precisions"),
         pytest.param({"accuracy": {"int8": {"cosine": 0.9}}}, {"engine", "release"}, id="bar"),
         pytest.param({"model.axes.batch.buckets": [8]}, {"numerics", "engine", "release"}, id="buckets"),
@@ -129,8 +132,8 @@ def test_keys_are_the_same_in_every_version_of_this_program():
         "onnx": "05738224951b6bd6d56961e0f1232285d20a549d7101d57441408f71f143dc3a",
         "numerics": "63f37f562fe57bace4540c36361987dec3458fbace3d8f00ebafeb416896bb96",
         "calibration": "7c7a7d21eaf26060f1d2608438419d48aecff04263fff89f2ed5017e0edb4d85",
-        "engine": "22eb4807e78b032eee9e014d118e3ee14a108ac3c0bb7606b8832434a515414b",
-        "release": "044790bd9a76c57eb2fbf495524ab39a80e778263be5f335176f0b71ca800d24",
+        "engine": "af5b4c80621346a1182f584d8afee023b69df4c3f5e15c029b2a2b2dfae19550",
+        "release": "62c5cff918e9fff9dde5095f2fee1e665d384b55c7b4d1c1a25e8836996ec0bb",
     }
 
 

@@ -130,6 +130,9 @@ def problems(changes=None, **drop):
         ),
         pytest.param({"model.segments": ["a", "a"]}, "model.segments", "named twice: a", id="segment-twice"),
         pytest.param({"model.source": ""}, "model.source", "must not be empty", id="no-source"),
+        pytest.param(
+            {"server.resources": {"cpu": "1Gi", "memory": "1Gi"}}, "server.resources.cpu", "cores", id="cpu"
+        ),
         pytest.param({"traffic.prefix": "v2"}, "traffic.prefix", "begins with /", id="prefix"),
         pytest.param({"traffic.uid_header": "X-User"}, "traffic.uid_header", "lowercase", id="header"),
         pytest.param({"traffic.timeout_s": 0}, "traffic.timeout_s", "more than 0", id="timeout"),
