@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Final
 
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
@@ -18,6 +19,7 @@ from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.config.route.v3.route_components_pb2 import Route, RouteAction, WeightedCluster
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from envoy.extensions.filters.http.header_to_metadata.v3.header_to_metadata_pb2 import Config as Notes
+from envoy.extensions.retry.host.previous_hosts.v3.previous_hosts_pb2 import PreviousHostsPredicate
 from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
 from envoy.service.runtime.v3.rtds_pb2 import Runtime
 from google.protobuf.any_pb2 import Any as AnyProto
@@ -26,6 +28,7 @@ from google.protobuf.message import Message
 
 from serving.control.xds.interface import Endpoint, ServiceTraffic, TrafficState
 from serving.gateway.bootstrap import MARKER_HEADER, ROUTES, RUNTIME, notes
+from sluice.entry import HASH_ROUTE
 
 VERSION_HEADER: Final = "x-sluice-version"
 # A uid is usable when hash, log and Python see the same bytes: not empty, valid UTF-8, no comma. (A header sent
@@ -40,6 +43,8 @@ SLOW_KEY: Final = "sluice.slow_floor_ms"
 MAX_CONNECTIONS: Final = 4096
 MAX_PENDING: Final = 4096
 MAX_REQUESTS: Final = 16_384
+MAX_RETRIES: Final = 256  # Envoy allows 3 at a time, fewer than the requests that meet a replica as it dies
+PICKS: Final = 20  # a dead replica has the fewest requests, so it is picked again and again
 IDLE_S: Final = 4  # below the 5 s after which common Python servers close a connection that nobody uses
 
 
@@ -72,14 +77,14 @@ def snapshot(state: TrafficState, generation: int, previous: Snapshot | None) ->
     services = state.services
     made = Snapshot(
         generation=generation,
-        clusters={name: _pack(_cluster(name, ends)) for s in services for name, ends in s.endpoints.items()},
+        clusters={name: _cluster(name, ends) for s in services for name, ends in s.endpoints.items()},
         endpoints={
             name: _pack(_load(name, ends))
             for s in services
             for name, ends in s.endpoints.items()
             if not _by_name(ends)
         },
-        routes=_pack(_routes(services)),
+        routes=_routes(tuple(_Routing.of(s) for s in services)),
         line={s.service: frozenset(piece.cluster for piece in s.line) for s in services},
         layers={s.service: _layer(s) for s in services},
         common=_common(services),
@@ -130,54 +135,85 @@ def _common(services: tuple[ServiceTraffic, ...]) -> dict[str, int]:
     return keys
 
 
-def _routes(services: tuple[ServiceTraffic, ...]) -> RouteConfiguration:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Routing:
+    """What of a service's traffic is in its routes: everything but weights and endpoints. Hashable."""
+
+    service: str
+    prefix: str
+    uid_header: str
+    salt: str
+    timeout_ms: int
+    line: tuple[str, ...]  # clusters in hash-line order
+    versions: tuple[tuple[str, str], ...]  # (cluster, version)
+    labels: tuple[tuple[str, str], ...]  # (version, cluster)
+    fallback: tuple[tuple[str, int], ...]
+
+    @classmethod
+    def of(cls, traffic: ServiceTraffic) -> _Routing:
+        return cls(
+            service=traffic.service,
+            prefix=traffic.prefix,
+            uid_header=traffic.uid_header,
+            salt=traffic.salt,
+            timeout_ms=max(1, round(traffic.timeout_s * 1000)),
+            line=tuple(piece.cluster for piece in traffic.line),
+            versions=tuple(sorted(traffic.versions.items())),
+            labels=tuple(sorted(traffic.labels.items())),
+            fallback=traffic.stable_fallback,
+        )
+
+
+@lru_cache(maxsize=8)  # a retreat changes weights only, and must not wait for routes to be written again
+def _routes(services: tuple[_Routing, ...]) -> AnyProto:
     made = RouteConfiguration(name=ROUTES, request_headers_to_remove=[MARKER_HEADER])
     host = made.virtual_hosts.add(name="all", domains=["*"])
-    for traffic in sorted(services, key=lambda s: (-len(s.prefix), s.prefix)):
-        host.routes.extend(_service_routes(traffic))
-    return made
+    for routing in sorted(services, key=lambda s: (-len(s.prefix), s.prefix)):
+        host.routes.extend(_service_routes(routing))
+    return _pack(made)
 
 
-def _service_routes(traffic: ServiceTraffic) -> Iterable[Route]:
+def _service_routes(routing: _Routing) -> Iterable[Route]:
     """Labels beat the hash; the hash needs a uid; whoever has none goes to stable."""
-    noted = _pack(ParseDict({k: v for k, v in notes(traffic.uid_header).items() if k != "@type"}, Notes()))
-    for version, cluster in sorted(traffic.labels.items()):
-        route = _route(f"label:{version}", traffic, noted)
+    versions, fallback = dict(routing.versions), dict(routing.fallback)
+    for version, cluster in routing.labels:
+        route = _route(f"label:{version}", routing)
         route.match.headers.add(name=VERSION_HEADER).string_match.exact = version
-        _weigh(route.route, [(cluster, 1)], {cluster: version})
+        _weigh(route.route, [(cluster, 1)], versions)
         yield route
-    hashed = _route("hash", traffic, noted)
-    hashed.match.headers.add(name=traffic.uid_header).string_match.safe_regex.regex = UID
-    fallback = dict(traffic.stable_fallback)
-    _weigh(
-        hashed.route,
-        [(piece.cluster, fallback.get(piece.cluster, 0)) for piece in traffic.line],
-        traffic.versions,
-    )
+    hashed = _route(HASH_ROUTE, routing)
+    hashed.match.headers.add(name=routing.uid_header).string_match.safe_regex.regex = UID
+    _weigh(hashed.route, [(cluster, fallback.get(cluster, 0)) for cluster in routing.line], versions)
     hashed.route.weighted_clusters.use_hash_policy.value = True
-    hashed.route.weighted_clusters.runtime_key_prefix = weight_prefix(traffic.service)
+    hashed.route.weighted_clusters.runtime_key_prefix = weight_prefix(routing.service)
     salted = hashed.route.hash_policy.add().header
-    salted.header_name = traffic.uid_header
+    salted.header_name = routing.uid_header
     salted.regex_rewrite.pattern.regex = "^(.*)$"
-    salted.regex_rewrite.substitution = rf"{traffic.salt}:\1"
+    salted.regex_rewrite.substitution = rf"{routing.salt}:\1"
     yield hashed
-    nouid = _route("nouid", traffic, noted)
-    _weigh(nouid.route, list(traffic.stable_fallback), traffic.versions)
+    nouid = _route("nouid", routing)
+    _weigh(nouid.route, list(routing.fallback), versions)
     yield nouid
 
 
-def _route(name: str, traffic: ServiceTraffic, noted: AnyProto) -> Route:
+def _route(name: str, routing: _Routing) -> Route:
     route = Route(name=name)
-    if traffic.prefix.endswith("/"):
-        route.match.prefix = traffic.prefix
+    if routing.prefix.endswith("/"):
+        route.match.prefix = routing.prefix
     else:
-        route.match.path_separated_prefix = traffic.prefix
-    route.typed_per_filter_config["envoy.filters.http.header_to_metadata"].CopyFrom(noted)
+        route.match.path_separated_prefix = routing.prefix
+    noted = ParseDict({k: v for k, v in notes(routing.uid_header).items() if k != "@type"}, Notes())
+    route.typed_per_filter_config["envoy.filters.http.header_to_metadata"].Pack(noted)
     action = route.route
-    action.timeout.FromMilliseconds(max(1, round(traffic.timeout_s * 1000)))
-    # only what never reached a server, once, and by Envoy's rules to the same cluster: a version never changes
+    action.timeout.FromMilliseconds(routing.timeout_ms)
+    # only what never reached a server, at another replica of the same cluster: a version never changes
     action.retry_policy.retry_on = "connect-failure,reset-before-request"
-    action.retry_policy.num_retries.value = 1
+    action.retry_policy.num_retries.value = 2
+    elsewhere = action.retry_policy.retry_host_predicate.add(
+        name="envoy.retry_host_predicates.previous_hosts"
+    )
+    elsewhere.typed_config.Pack(PreviousHostsPredicate())
+    action.retry_policy.host_selection_retry_max_attempts = PICKS
     return route
 
 
@@ -194,7 +230,8 @@ def _say_version(entry: WeightedCluster.ClusterWeight, version: str) -> None:
     option.append_action = option.OVERWRITE_IF_EXISTS_OR_ADD
 
 
-def _cluster(name: str, endpoints: tuple[Endpoint, ...]) -> Cluster:
+@lru_cache(maxsize=1024)
+def _cluster(name: str, endpoints: tuple[Endpoint, ...]) -> AnyProto:
     made = Cluster(name=name, lb_policy=Cluster.LEAST_REQUEST)
     made.connect_timeout.FromMilliseconds(1000)
     # readiness is Kubernetes' word: no panic routing to what it took out
@@ -203,6 +240,7 @@ def _cluster(name: str, endpoints: tuple[Endpoint, ...]) -> Cluster:
     limit.max_connections.value = MAX_CONNECTIONS
     limit.max_pending_requests.value = MAX_PENDING
     limit.max_requests.value = MAX_REQUESTS
+    limit.max_retries.value = MAX_RETRIES
     options = HttpProtocolOptions()
     options.explicit_http_config.http_protocol_options.SetInParent()
     options.common_http_protocol_options.idle_timeout.FromSeconds(IDLE_S)
@@ -216,7 +254,7 @@ def _cluster(name: str, endpoints: tuple[Endpoint, ...]) -> Cluster:
     else:
         made.type = Cluster.EDS
         made.eds_cluster_config.eds_config.CopyFrom(_over_ads())
-    return made
+    return _pack(made)
 
 
 def _over_ads() -> ConfigSource:

@@ -2,8 +2,9 @@
 
 import pytest
 
+from serving.control.xds import Endpoint
 from sluice.buckets import bucket
-from tests.serving.xds.world import ARCHS, SALT, World
+from tests.serving.xds.world import ARCHS, SALT, World, free_port
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 USERS = [f"user-{n:05}" for n in range(3_990)] + [
@@ -93,6 +94,27 @@ async def test_the_version_is_named_on_answers_the_gateway_makes_itself(world: W
     await world.put(0, endpoints=ends)
     [answer] = await world.ask([("/infer", {"x-user-id": "u"})], 1)
     assert (answer.status, answer.version) == (200, "1")
+
+
+async def test_an_upstream_may_be_given_by_name(world: World) -> None:
+    """Teams that already serve give a host name; a request to it fails at no moment of the change."""
+    by_name = {
+        f"v{version}-{arch}": (Endpoint(host="localhost", port=upstream.port),)
+        for (version, arch), upstream in world.upstreams.items()
+    }
+    await world.put(50)
+    await world.put(50, endpoints=by_name)
+    answers = await world.ask([("/infer", {"x-user-id": uid}) for uid in USERS[:300]])
+    assert [answer.body for answer in answers] == [predicted(uid, 50) for uid in USERS[:300]]
+
+
+async def test_a_dead_replica_costs_no_request_and_no_version(world: World) -> None:
+    """A refused connection is tried again at another replica of the same version."""
+    dead = Endpoint(host="127.0.0.1", port=free_port())
+    ends = {name: (*live, dead) for name, live in world.state(50).services[0].endpoints.items()}
+    await world.put(50, endpoints=ends)
+    answers = await world.ask([("/infer", {"x-user-id": uid}) for uid in USERS[:300]], 4)
+    assert [answer.body for answer in answers] == [predicted(uid, 50) for uid in USERS[:300]]
 
 
 async def test_the_marker_stays_inside(world: World) -> None:

@@ -59,10 +59,10 @@ def candidate_arrivals(world: World) -> list[float]:
 
 
 async def test_after_the_acknowledgement_of_a_retreat_no_request_reaches_the_candidate(world: World) -> None:
-    """Thirty retreats under load; the figures are printed, the order is asserted."""
+    """Twenty retreats under load; the figures are printed, the order is asserted."""
     last_ms, acked_ms = [], []
     async with Load(world) as load:
-        for _ in range(30):
+        for _ in range(20):
             await world.put(50)
             await load.more(50)
             decided = time.perf_counter()
@@ -78,7 +78,7 @@ async def test_after_the_acknowledgement_of_a_retreat_no_request_reaches_the_can
             acked_ms.append((acked - decided) * 1e3)
     assert load.failed == []
     print(
-        f"\nretreat under load, {len(load.seen)} requests, 30 times: last request to the candidate "
+        f"\nretreat under load, {len(load.seen)} requests, 20 times: last request to the candidate "
         f"median {statistics.median(last_ms):.1f} ms, worst {max(last_ms):.1f} ms after the decision; "
         f"acknowledged median {statistics.median(acked_ms):.1f} ms, worst {max(acked_ms):.1f} ms"
     )
@@ -152,6 +152,22 @@ async def test_without_a_controller_the_gateway_falls_back_to_stable(world: Worl
         await load.more(200)
         assert {answer.version for _, _, answer in load.seen[-200:]} == {"1", "2"}
     assert load.failed == []
+
+
+async def test_one_gateway_of_two_is_no_acknowledgement(world: World) -> None:
+    """A second one, connected and silent, holds the report open and is named."""
+    await world.put(0)
+    silent = world.gateways.opened("gateway-2")
+    try:
+        generation = await world.gateways.apply(world.state(1))
+        report = await world.gateways.wait_acked(generation, 1)
+        assert (report.complete, report.waiting) == (False, ("gateway-2",))
+        assert {s.node: s.acked["rtds"] == s.wanted["rtds"] for s in world.gateways.status()} == {
+            "gateway-1": True,
+            "gateway-2": False,
+        }
+    finally:
+        world.gateways.closed(silent)
 
 
 async def test_no_gateway_is_no_acknowledgement() -> None:
