@@ -66,6 +66,7 @@ def export(
     traced: torch.jit.ScriptModule, example: Sequence[torch.Tensor], wanted: Wanted, *, prefix: str = ""
 ) -> None:
     """Write the ONNX file. UnsupportedOperatorsError names every operator without an ONNX form."""
+    located = list(locate(traced.inlined_graph, prefix))  # the exporter rewrites the scopes as it goes
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecation of this exporter; the written file is checked instead
         try:
@@ -80,7 +81,7 @@ def export(
                 dynamic_axes={name: dict(axes) for name, axes in wanted.axes.items()},
             )
         except torch.onnx.errors.UnsupportedOperatorError as error:
-            found = _unsupported(traced, example, wanted.opset, prefix)
+            found = _unsupported(traced, example, wanted.opset, located)
             raise UnsupportedOperatorsError(wanted.opset, found or _only(error, prefix)) from error
         except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
             raise TracingError(f"exporting {prefix or 'the model'}", str(error).splitlines()[0]) from error
@@ -98,11 +99,14 @@ def locate(graph: Any, prefix: str = "") -> Iterator[tuple[str, Place]]:
 
 
 def _unsupported(
-    traced: torch.jit.ScriptModule, example: Sequence[torch.Tensor], opset: int, prefix: str
+    traced: torch.jit.ScriptModule,
+    example: Sequence[torch.Tensor],
+    opset: int,
+    located: Sequence[tuple[str, Place]],
 ) -> dict[str, list[Place]]:
     _, kinds = torch.onnx.utils.unconvertible_ops(traced, tuple(example), opset_version=opset)
     found: dict[str, list[Place]] = {}
-    for kind, place in locate(traced.inlined_graph, prefix):
+    for kind, place in located:
         if kind in kinds and place not in found.setdefault(kind, []):
             found[kind].append(place)
     return found
