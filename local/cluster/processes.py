@@ -124,7 +124,8 @@ class Processes:
             ledger.write(json.dumps({**entry, "container": container}) + "\n")
         if nice:
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.setpriority(os.PRIO_PGRP, process.pid, nice)
+                own = os.getpriority(os.PRIO_PROCESS, 0)
+                os.setpriority(os.PRIO_PGRP, process.pid, min(19, own + nice))
         return process
 
     def sweep(self, leader: int, container: str) -> None:
