@@ -56,6 +56,14 @@ def test_bias_is_the_share_of_the_architectures_buckets(weights, percent):
         assert abs(taken - percent / 100 * len(own)) <= len(line.archs)
 
 
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 9_999), _PERCENTS)
+def test_of_two_architectures_each_has_the_nearest_number_of_buckets(size, percent):
+    line = HashLine.build({"a": size / BUCKETS, "b": 1 - size / BUCKETS}, percent)
+    for taken, own in zip(line.candidates, line.sizes, strict=True):
+        assert abs(taken - percent / 100 * own) <= 0.5 + 1e-9
+
+
 def test_largest_remainder_would_take_users_back():
     """The paradox that the divisor method avoids: three blocks, one bucket more, and a block shrinks."""
 
