@@ -167,6 +167,9 @@ def test_the_time_to_live_is_there_only_while_a_candidate_has_traffic() -> None:
     assert peer.session.ttl_s == 600
     [beat] = peer.session.heartbeat()
     assert weights(beat) == {"m-v2": 100, "m-v1": 9_900}
+    wrapped = Resource()
+    beat.resources[0].Unpack(wrapped)
+    assert wrapped.ttl.ToMilliseconds() == 600_000
 
 
 def test_an_answer_to_an_older_response_is_no_acknowledgement_of_the_newer() -> None:
