@@ -22,7 +22,7 @@ from sluice.signature import TensorSpec
 BINS: Final = 2048
 LEVELS: Final = 255  # steps of an unsigned 8-bit activation
 PERCENTILE: Final = 99.999  # of the values inside the range; half of the rest is cut at either end
-SHRINKS: Final = np.linspace(0.05, 1.0, 96)  # fractions of the full range that mse and entropy try
+SHRINKS: Final = np.linspace(0.05, 1.0, 96)  # fractions of either end that mse and entropy try
 
 
 class CalibrationError(FatalError):
@@ -104,11 +104,11 @@ def _percentile(histogram: Histogram) -> tuple[float, float]:
 
 
 def _mse(histogram: Histogram) -> tuple[float, float]:
-    """The shrunken range with the least squared error of quantizing and back."""
+    """The range with the least squared error of quantizing and back."""
     centres = (histogram.edges[:-1] + histogram.edges[1:]) / 2
 
-    def cost(shrink: float) -> float:
-        restored = _quantized(centres, histogram.low * shrink, histogram.high * shrink)
+    def cost(low: float, high: float) -> float:
+        restored = _quantized(centres, low, high)
         return float((histogram.counts * (centres - restored) ** 2).sum())
 
     return _shrunken(histogram, cost)
@@ -122,9 +122,9 @@ def _entropy(histogram: Histogram) -> tuple[float, float]:
     """
     edges, counts = histogram.edges, histogram.counts.astype(np.float64)
 
-    def cost(shrink: float) -> float:
-        first = int(np.searchsorted(edges, histogram.low * shrink, side="right")) - 1
-        last = int(np.searchsorted(edges, histogram.high * shrink, side="left"))
+    def cost(low: float, high: float) -> float:
+        first = max(0, int(np.searchsorted(edges, low, side="right")) - 1)
+        last = min(BINS, max(first + 1, int(np.searchsorted(edges, high, side="left"))))
         inside = counts[first:last]
         reference = inside.copy()
         reference[0] += counts[:first].sum()
@@ -140,9 +140,14 @@ def _entropy(histogram: Histogram) -> tuple[float, float]:
     return _shrunken(histogram, cost)
 
 
-def _shrunken(histogram: Histogram, cost: Callable[[float], float]) -> tuple[float, float]:
-    best = float(min(SHRINKS, key=lambda shrink: cost(float(shrink))))
-    return histogram.low * best, histogram.high * best
+def _shrunken(histogram: Histogram, cost: Callable[[float, float], float]) -> tuple[float, float]:
+    """The cheapest range of those that shrink the upper end, then the lower: the ends of an activation differ."""
+    low, high = histogram.low, histogram.high
+    if high > 0:
+        high = min((high * float(shrink) for shrink in SHRINKS), key=lambda end: cost(low, end))
+    if low < 0:
+        low = min((low * float(shrink) for shrink in SHRINKS), key=lambda end: cost(end, high))
+    return low, high
 
 
 def _quantized(values: np.ndarray, low: float, high: float) -> np.ndarray:

@@ -1,0 +1,224 @@
+"""One engine for this machine: measured, compared, chosen with a reason, refused elsewhere."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import numpy_helper
+
+from build_images.engine_builder.accuracy import accuracy, least_cosine
+from build_images.engine_builder.backend import backend_of
+from build_images.engine_builder.build import build_release, threads_of
+from build_images.engine_builder.choose import Measured, choose
+from build_images.engine_builder.device import device_facts, require_arch
+from build_images.engine_builder.errors import (
+    HeldOutError,
+    NoEngineError,
+    UnknownBackendError,
+    WrongDeviceError,
+)
+from build_images.engine_builder.measure import ROUNDS_MIN, measure, timing
+from build_images.exporter.export import export_release, write_onnx
+from calibration.candidates import calibrate_release
+from sluice.manifest import EngineManifest
+from sluice.spec import Target
+from tests.build_images.support import ARCH, MLP, publish_onnx, released, spec_dict, write_checkpoint
+
+BARS = {"fp32": 0.9999, "int8": 0.98}
+
+
+def measured(name, cosine, p50_ms):
+    return Measured(name=name, precision=name.partition("-")[0], cosine=cosine, p50_ms=p50_ms)
+
+
+@pytest.mark.parametrize(
+    ("candidates", "asked", "name", "text"),
+    [
+        pytest.param(
+            [measured("fp32", 1.0, 9.0), measured("int8-minmax", 0.97, 4.0)],
+            ("fp32", "int8"), "fp32", "not int8-minmax: cosine 0.9700 < 0.98", id="fast-but-inaccurate-loses",
+        ),
+        pytest.param(
+            [measured("fp32", 1.0, 9.0), measured("int8-minmax", float("nan"), 4.0)],
+            ("fp32", "int8"), "fp32", "cosine nan < 0.98", id="nan-loses",
+        ),
+        pytest.param(
+            [measured("fp32", 1.0, 9.0), measured("int8-minmax", 0.5, 4.0)],
+            ("int8",), "fp32", "no asked-for precision is accurate enough, so fp32", id="fallback-says-so",
+        ),
+        pytest.param(
+            [measured("fp32", 1.0, 3.0), measured("int8-minmax", 0.99, 4.0)],
+            ("fp32", "int8"), "fp32", "not int8-minmax: 4.00 ms", id="accurate-but-slower-loses",
+        ),
+        pytest.param(
+            [measured("fp32", 1.0, 3.0), measured("int8-minmax", 0.99, 4.0)],
+            ("int8",), "int8-minmax", "fastest", id="only-what-is-asked-for",
+        ),
+        pytest.param(
+            [measured("fp32", 1.0, 9.0), measured("int8-a", 0.99, 5.0), measured("int8-b", 0.985, 4.0)],
+            ("fp32", "int8"), "int8-b", "not fp32: 9.00 ms", id="fastest-that-passes-wins",
+        ),
+    ],
+)  # fmt: skip
+def test_choose(candidates, asked, name, text):
+    choice = choose(candidates, BARS, asked)
+    assert choice.name == name
+    assert text in choice.reason
+    assert set(choice.rejected) == {one.name for one in candidates} - {name}
+
+
+@pytest.mark.parametrize("candidates", [[], [measured("fp32", 0.9, 1.0)]], ids=["nothing", "fp32-fails"])
+def test_choose_never_serves_what_fails(candidates):
+    with pytest.raises(NoEngineError):
+        choose(candidates, BARS, ("fp32", "int8"))
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """The whole chain once, over the small model."""
+    folder = tmp_path_factory.mktemp("built")
+    store, release = released(folder / "store", write_checkpoint(folder / "ckpt", MLP, samples=40))
+    export_release(store, release)
+    calibrate_release(store, release)
+    return store, release, build_release(store, release, ARCH)
+
+
+def test_the_engine_answers_as_the_model_does_and_its_manifest_fits(built):
+    store, release, choice = built
+    artifact = store.get("engine", release.keys.engine(ARCH))
+    manifest = EngineManifest.from_json((artifact.path / "manifest.json").read_text())
+    engine_sha256 = artifact.receipt.files[manifest.engine_file].sha256
+    manifest.check(arch=ARCH, backend="onnxruntime", engine_sha256=engine_sha256)
+    onnx_artifact = store.get("onnx", release.keys.onnx)
+    assert manifest.onnx_sha256 == onnx_artifact.facts["onnx_sha256"]
+    assert manifest.backend_version == onnxruntime.__version__
+    assert manifest.signature == release.spec.signature
+    assert artifact.facts == {"precision": manifest.precision, "reason": choice.reason, "built": True}
+    x = np.random.default_rng(5).normal(size=(2, 5, 8)).astype(np.float32)
+    want = onnxruntime.InferenceSession(str(onnx_artifact.path / "model.onnx")).run(None, {"x": x})[0]
+    got = onnxruntime.InferenceSession(str(artifact.path / manifest.engine_file)).run(None, {"x": x})[0]
+    assert abs(want - got).max() < 0.05 * abs(want).max()
+
+
+def test_the_report_has_every_candidate_with_speed_memory_and_accuracy(built):
+    store, release, choice = built
+    report = json.loads((store.get("engine", release.keys.engine(ARCH)).path / "report.json").read_text())
+    assert set(report["candidates"]) == {"fp32", "int8-percentile", "int8-minmax"}
+    assert report["chosen"] == choice.name
+    assert report["accuracy_samples"] == 12  # numerics.samples, behind the 20 that calibrate
+    for candidate in report["candidates"].values():
+        assert candidate["peak_memory_bytes"] > 10_000_000
+        assert candidate["accuracy"]["y"]["samples"] == 12
+        for one in candidate["timings"].values():
+            assert one["n"] >= ROUNDS_MIN
+            assert 0 < one["p50_ms"] <= one["p99_ms"]
+
+
+def test_int8_that_is_not_accurate_enough_gives_fp32_and_says_why(tmp_path):
+    store, release = released(
+        tmp_path / "store",
+        write_checkpoint(tmp_path / "ckpt", MLP),
+        precisions=["int8"],
+        accuracy={"int8": {"cosine": 1.0}},
+    )
+    export_release(store, release)
+    calibrate_release(store, release)
+    choice = build_release(store, release, ARCH)
+    facts = store.get("engine", release.keys.engine(ARCH)).facts
+    assert facts["precision"] == "fp32"
+    assert "not int8-minmax: cosine" in choice.reason
+
+
+def test_a_model_of_nan_builds_nothing(tmp_path):
+    checkpoint = write_checkpoint(tmp_path / "ckpt", MLP)
+    store, release = released(tmp_path / "store", checkpoint, precisions=["fp32"])
+    write_onnx(checkpoint, release.spec, tmp_path / "model.onnx")
+    model = onnx.load(tmp_path / "model.onnx")
+    for weight in model.graph.initializer:
+        if weight.data_type == onnx.TensorProto.FLOAT:
+            nan = np.full_like(numpy_helper.to_array(weight), np.nan)
+            weight.CopyFrom(numpy_helper.from_array(nan, weight.name))
+    onnx.save(model, tmp_path / "model.onnx")
+    publish_onnx(store, release, tmp_path / "model.onnx")
+    with pytest.raises(NoEngineError, match="fp32"):
+        build_release(store, release, ARCH)
+    assert not store.has("engine", release.keys.engine(ARCH))
+
+
+def test_accuracy_needs_the_same_outputs_and_shapes():
+    feed, answer = {"x": np.ones((1, 2))}, {"y": np.ones((1, 2))}
+    expected = [(feed, answer)]
+    assert least_cosine(accuracy(lambda _: {"y": np.ones((1, 2))}, expected)) == pytest.approx(1.0)
+    for wrong in ({"z": np.ones((1, 2))}, {"y": np.ones((1, 1))}, {"y": np.full((1, 2), np.nan)}):
+        assert least_cosine(accuracy(lambda _, got=wrong: got, expected)) == -1.0
+    with pytest.raises(ValueError, match="no samples"):
+        accuracy(lambda _: answer, [])
+
+
+def test_the_label_is_a_wish_and_the_device_the_fact(tmp_path):
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("model name\t: Old CPU\nflags\t\t: fpu avx2 fma\n\nflags\t\t: fpu avx2 fma\n")
+    facts = device_facts(cpuinfo)
+    assert (facts["arch"], facts["name"]) == ("cpu-avx2", "Old CPU")
+    require_arch("cpu-avx2", facts)
+    with pytest.raises(WrongDeviceError, match="cpu-avx512vnni landed on cpu-avx2"):
+        require_arch("cpu-avx512vnni", facts)
+
+
+def test_a_target_of_another_architecture_is_refused_before_anything_is_built(tmp_path):
+    targets = spec_dict()["targets"]
+    other = [{**targets[0], "arch": "sm_90"}]
+    store, release = released(tmp_path / "store", write_checkpoint(tmp_path / "ckpt", MLP), targets=other)
+    with pytest.raises(WrongDeviceError):
+        build_release(store, release, "sm_90")
+    assert not (tmp_path / "store" / "engine").exists()
+
+
+def test_no_held_out_sample_is_an_error(tmp_path):
+    checkpoint = write_checkpoint(tmp_path / "ckpt", MLP, samples=20)
+    store, release = released(tmp_path / "store", checkpoint)
+    with pytest.raises(HeldOutError, match="20 lines"):
+        build_release(store, release, ARCH)
+
+
+def test_an_unknown_backend_names_those_there_are():
+    with pytest.raises(UnknownBackendError, match="carries onnxruntime"):
+        backend_of("tensorrt")
+
+
+def test_candidates_take_turns_on_the_same_bytes():
+    calls = []
+    feed = {"x": np.zeros((4, 1))}
+    runs = {name: lambda given, name=name: calls.append((name, id(given))) or {} for name in "abc"}
+    timings = measure(runs, feed, budget_s=0.0)
+    assert {one.n for one in timings.values()} == {ROUNDS_MIN}
+    assert {given for _, given in calls} == {id(feed)}
+    rounds = [name for name, _ in calls[-3 * ROUNDS_MIN :]]
+    assert all(set(rounds[i : i + 3]) == set("abc") for i in range(0, len(rounds), 3))
+    assert {rounds[i] for i in range(0, len(rounds), 3)} == set("abc")
+
+
+def test_timing_states_its_n_and_rows_per_second():
+    one = timing([2_000_000, 4_000_000], rows=3)
+    assert (one.n, one.mean_ms, one.p50_ms, one.rows_per_s) == (2, 3.0, 3.0, 1000.0)
+    with pytest.raises(ValueError, match="no run"):
+        timing([], rows=1)
+
+
+@pytest.mark.parametrize(("cpu", "threads"), [("1", 1), ("500m", 1), ("1500m", 2), ("2", 2)])
+def test_threads_are_the_pods_whole_cores(cpu, threads):
+    target = spec_dict()["targets"][0] | {"resources": {"cpu": cpu, "memory": "1Gi"}}
+    assert threads_of(Target.model_validate(target)) == threads
+
+
+def test_the_builder_imports_neither_torch_nor_great_expectations():
+    code = (
+        "import sys, build_images.engine_builder.build, build_images.engine_builder.onnxruntime_backend\n"
+        "print([m for m in ('torch', 'onnx', 'great_expectations', 'transformers') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

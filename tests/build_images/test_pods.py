@@ -1,0 +1,77 @@
+"""The pods' command lines: exit codes, the last line, and nothing built twice."""
+
+import runpy
+import sys
+
+import pytest
+
+from tests.build_images.support import ARCH, MLP, released, write_checkpoint
+
+
+@pytest.fixture(scope="module")
+def town(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pods")
+    store, release = released(folder / "store", write_checkpoint(folder / "ckpt", MLP))
+    return store, release
+
+
+def command(monkeypatch, capsys, module, *arguments):
+    """(exit code, stdout, last line of stderr) of `python -m module arguments`."""
+    monkeypatch.setattr(sys, "argv", [module, *map(str, arguments)])
+    with pytest.raises(SystemExit) as done:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    captured = capsys.readouterr()
+    return done.value.code, captured.out, (captured.err.strip().splitlines() or [""])[-1]
+
+
+def test_the_four_steps_build_once_and_then_say_unchanged(town, monkeypatch, capsys):
+    store, release = town
+    where = ("--store", store.root, "--release", release.digest)
+    keys = release.keys
+    steps = (
+        ("build_images.exporter", ("export",), (), "onnx", keys.onnx),
+        ("build_images.exporter", ("validate",), (), "numerics", keys.numerics),
+        ("calibration", (), (), "calibration", keys.calibration),
+        ("build_images.engine_builder", ("build",), ("--target", ARCH), "engine", keys.engine(ARCH)),
+    )
+    for module, before, behind, kind, key in steps:
+        code, out, _ = command(monkeypatch, capsys, module, *before, *where, *behind)
+        assert (code, store.has(kind, key)) == (0, True)
+        assert f"built: {kind} {key[:12]}" in out
+    for module, before, behind, kind, key in steps:
+        receipt = store.path(kind, key) / "receipt.json"
+        written = receipt.stat().st_mtime_ns
+        code, out, _ = command(monkeypatch, capsys, module, *before, *where, *behind)
+        assert (code, out) == (0, f"unchanged: {kind} {key[:12]}\n")
+        assert receipt.stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize(
+    ("module", "before", "behind"),
+    [
+        ("build_images.exporter", ("export",), ()),
+        ("build_images.exporter", ("validate",), ()),
+        ("calibration", (), ()),
+        ("build_images.engine_builder", ("build",), ("--target", ARCH)),
+    ],
+)
+def test_a_missing_release_is_fatal_and_the_last_line_says_what_to_do(
+    tmp_path, monkeypatch, capsys, module, before, behind
+):
+    where = ("--store", tmp_path, "--release", "0" * 64)
+    code, _, last = command(monkeypatch, capsys, module, *before, *where, *behind)
+    assert code == 3
+    assert last.startswith("error: no release 000000000000 in the artifact store")
+
+
+def test_a_target_that_the_spec_does_not_have_is_fatal(town, monkeypatch, capsys):
+    store, release = town
+    where = ("--store", store.root, "--release", release.digest, "--target", "sm_80")
+    code, _, last = command(monkeypatch, capsys, "build_images.engine_builder", "build", *where)
+    assert code == 3
+    assert "sm_80" in last
+    assert last.startswith("error: ")
+
+
+def test_a_wrong_command_line_is_usage(monkeypatch, capsys):
+    assert command(monkeypatch, capsys, "build_images.exporter", "exprot")[0] == 2
