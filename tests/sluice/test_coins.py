@@ -189,11 +189,16 @@ def test_alpha_is_never_dealt_twice():
 
 
 def test_the_process_nearest_to_its_own_bar_is_read():
-    """Process 5 has more evidence than process 0, and pays a higher bar for it."""
-    coins = coins_with(coin(heads=10, tails=10), coin(process=5, heads=40, tails=2))
-    reading = read(coins, "harm", HARM_ODDS, {Kind.FAILURE: 0.005})[Kind.FAILURE]
-    assert (reading.process, reading.bar) == (5, bar(0.005, 5))
-    assert (reading.heads, reading.tails) == (40, 2)
+    """Process 5 has far more evidence than process 0; process 40 has a little more and a much higher bar."""
+    first = coin(heads=20, tails=4)
+    far_more = coins_with(first, coin(process=5, heads=60, tails=2))
+    a_little_more = coins_with(first, coin(process=40, heads=21, tails=4))
+    readings = [
+        read(coins, "harm", HARM_ODDS, {Kind.FAILURE: 0.005})[Kind.FAILURE]
+        for coins in (far_more, a_little_more)
+    ]
+    assert [(reading.process, reading.heads) for reading in readings] == [(5, 60), (0, 20)]
+    assert readings[0].bar == bar(0.005, 5)
 
 
 def test_kinds_without_coins_are_left_out_not_zero():
