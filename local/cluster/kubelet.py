@@ -27,7 +27,7 @@ from local.cluster.resources import CONFIGMAPS, PODS
 from local.cluster.store import Change, Store
 from local.cluster.worker import Worker
 
-MEMORY_PERIOD_S: Final = 0.5
+MEMORY_PERIOD_S: Final = 1.0  # one pass over /proc: 10 to 20 ms on a busy machine
 BATCH_NICE: Final = 10  # pods of nobody (jobs) that ask for no CPU give way to those that serve
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import kubernetes_asyncio
 import pytest
 from kubernetes import client, watch
 from kubernetes.client.exceptions import ApiException
@@ -120,6 +121,26 @@ def test_a_watch_from_a_forgotten_version_is_410(kube: Kube) -> None:
         )
 
     assert refused(read).status == 410
+
+
+async def test_the_asynchronous_client_lists_watches_and_reads_logs(kube: Kube) -> None:
+    """The client of Airflow's triggerer and of the rollout controller."""
+    await kubernetes_asyncio.config.load_kube_config(str(kube.kubeconfig))
+    async with kubernetes_asyncio.client.ApiClient() as api:
+        core = kubernetes_asyncio.client.CoreV1Api(api)
+        version = (await core.list_namespaced_pod(kube.namespace)).metadata.resource_version
+        await core.create_namespaced_pod(kube.namespace, pod("async", "print('heard')"))
+        watcher, phases = kubernetes_asyncio.watch.Watch(), []
+        async with watcher.stream(
+            core.list_namespaced_pod, kube.namespace, resource_version=version, timeout_seconds=60
+        ) as stream:
+            async for event in stream:
+                phases.append(event["object"].status.phase)
+                if phases[-1] == "Succeeded":
+                    break
+        assert (phases[0], phases[-1]) == ("Pending", "Succeeded")
+        answer = await core.read_namespaced_pod_log("async", kube.namespace, _preload_content=False)
+        assert await answer.read() == b"heard\n"
 
 
 def test_a_watch_ends_after_its_timeout(kube: Kube) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -133,8 +136,6 @@ def test_children_that_leave_the_process_group_die_with_their_container(local: K
 
 
 def test_a_service_address_forwards_to_a_ready_pod(local: Kube) -> None:
-    import urllib.request
-
     local.core.create_namespaced_service(local.namespace, service("front"))
     local.apps.create_namespaced_deployment(local.namespace, deployment("front", 1))
     local.await_endpoints("front", lambda found: len(found) == 1)
@@ -259,10 +260,12 @@ def test_a_stranger_with_a_remembered_pid_is_left_alone(tmp_path: Path) -> None:
     cluster = Emulator(tmp_path)
     cluster.state.mkdir()
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    entry = {"pid": os.getpid(), "started": 1, "boot": boot, "container": "uid/main/0"}
-    (cluster.state / "processes.jsonl").write_text(json.dumps(entry) + "\n")
-    with cluster:
-        assert cluster.call("GET", "/version")[0] == 200
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as stranger:
+        entry = {"pid": stranger.pid, "started": 1, "boot": boot, "container": "uid/main/0"}
+        (cluster.state / "processes.jsonl").write_text(json.dumps(entry) + "\n")
+        with cluster:
+            assert "ended" not in cluster.output
+            assert alive(stranger.pid)
 
 
 def test_two_clusters_on_one_folder_are_refused_and_two_folders_share_no_address(tmp_path: Path) -> None:
