@@ -107,7 +107,13 @@ class Controller:
             stack.push_async_callback(self.commands.guard.stop)
             await self.commands.guard.start()
             yield port
+            self._save()
+
+    def _save(self) -> None:
+        try:
             self.evidence.save(force=True)
+        except SQLAlchemyError:
+            _log.exception("the counts cannot be saved; a restart goes on from the last copy")
 
     def _entries(self, entries: list[Entry]) -> None:
         self.evidence.on_entries(entries)

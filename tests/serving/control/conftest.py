@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
@@ -28,7 +29,7 @@ class Desk:
     api: httpx.AsyncClient
     gateway: PaperGateway
     xds_port: int
-    uids: list[str] = field(default_factory=lambda: [f"user-{i}" for i in range(12_000)])
+    uids: list[str] = field(default_factory=lambda: [f"user-{i}" for i in range(1_600)])
 
     async def post(self, path: str, body: Json, status: int = 200) -> Json:
         answer = await self.api.post(path, json=body)
@@ -62,12 +63,14 @@ class Desk:
     async def passed(self, rollout: Json, **serve: Any) -> Json:
         """Serve until the open stage has passed; the verdict."""
 
-        async def once() -> Json | None:
+        verdict: Json = {}
+        for _ in range(150):
             await self.gateway.serve(self.uids, **serve)
             verdict = (await self.get(f"/v1/rollouts/{rollout['id']}/evidence"))["verdict"]
-            return verdict if verdict["action"] == "pass" else None
-
-        return await until(once, every_s=0.1)
+            if verdict["action"] == "pass":
+                return verdict
+            await asyncio.sleep(0.1)
+        raise AssertionError(f"never passed: {verdict}")
 
     async def promoted(self, rollout: Json) -> Json:
         """Take a running rollout all the way."""

@@ -28,7 +28,7 @@ def free_port() -> int:
 def policy(**changes: Any) -> dict[str, Any]:
     """A policy as the spec makes it, fast enough for a test. `changes` replace whole sections."""
     made: dict[str, Any] = {
-        "stages": [{"percent": p, "dwell_s": 0.5} for p in (1, 5, 50, 100)],
+        "stages": [{"percent": p, "dwell_s": 0.5} for p in (10, 25, 50, 100)],
         "gates": {
             "metrics": ["failure"],
             "alpha": 0.2,

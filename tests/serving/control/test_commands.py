@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 
@@ -115,7 +116,7 @@ async def test_a_run_that_went_silent_is_held_and_goes_on_when_it_is_back(desk: 
 
     state = await until(held)
     assert "lease" in state["held"]["reason"]
-    assert desk.gateway.share("2") == 100
+    assert desk.gateway.share("2") == 1_000
     back = await desk.post(f"/v1/rollouts/{rollout['id']}/lease", {"epoch": rollout["epoch"]})
     assert back["held"] is None
     assert datetime.fromisoformat(back["lease_until"]) > datetime.fromisoformat(state["lease_until"])
@@ -141,7 +142,8 @@ async def test_a_restart_keeps_weights_salt_and_counts_and_the_rollout_goes_on(d
         rollout = await desk.open(rollout, 1)
         before = (await desk.passed(rollout))["numbers"]["users"]
     async with desks() as desk:
-        assert desk.gateway.share("2") == 500
+        await desk.gateway.until(lambda: desk.gateway.share("2") == 2_500)
+        assert max(weights.get("minilm_v2_cpu", 0) for _, weights in desk.gateway.history) == 2_500
         assert desk.gateway.salt == rollout["salt"]
         evidence = await desk.get(f"/v1/rollouts/{rollout['id']}/evidence")
         assert evidence["verdict"]["numbers"]["users"] == before
@@ -157,7 +159,7 @@ async def test_a_restart_after_a_retreat_that_nobody_heard_tells_the_gateways(de
         desk.controller.commands.rollouts._close_row(
             rollout["id"], State.CANCELLED, reason="power cut", by="ann", verdict=None
         )
-        assert desk.gateway.share("2") == 100
+        assert desk.gateway.share("2") == 1_000
     async with desks() as desk:
         await desk.gateway.until(lambda: desk.gateway.share("2") == 0)
 
@@ -172,14 +174,15 @@ async def test_a_ledger_that_cannot_be_written_does_not_save_a_bad_version(
 ) -> None:
     """The weights go to zero at once; the row follows when the database is back."""
     rollout = await desk.running()
-    blocker = sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)
-    blocker.execute("BEGIN IMMEDIATE")
-    await desk.gateway.serve(desk.uids, broken)
-    await desk.gateway.until(lambda: desk.gateway.share("2") == 0)
-    rows = blocker.execute("SELECT state FROM heads").fetchall()
-    assert rows == [("running",)]
-    blocker.execute("ROLLBACK")
-    blocker.close()
+    with closing(sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)) as blocker:
+        blocker.execute("BEGIN IMMEDIATE")
+
+        async def lowered() -> bool:
+            await desk.gateway.serve(desk.uids, broken)
+            return desk.gateway.share("2") == 0
+
+        await until(lowered, every_s=0.1)
+        assert blocker.execute("SELECT state FROM heads").fetchall() == [("running",)]
 
     async def recorded() -> bool:
         return (await desk.state(rollout))["state"] == "turned_back"
@@ -194,6 +197,6 @@ async def test_two_services_do_not_touch_each_other(desk: Desk) -> None:
     other = policy(first_deployment={"adopt": "http://127.0.0.1:9005"})
     other["traffic"] = {"prefix": "/v2/models/other", "uid_header": "x-user-id", "timeout_s": 5}
     await desk.post("/v1/rollouts", begin_body("run-9", service="other", policy=other), 201)
-    assert desk.gateway.share("2") == 100
+    assert desk.gateway.share("2") == 1_000
     assert (await desk.state(rollout))["state"] == "running"
     assert [row["service"] for row in await desk.get("/v1/services")] == ["minilm", "other"]

@@ -22,7 +22,7 @@ def bad(version: str, uid: str) -> int:
 async def test_a_harmful_version_loses_its_traffic_with_nobody_watching(desk: Desk) -> None:
     """The verdict is in the ledger before the weights move, and the last acknowledgement is noted."""
     rollout = await desk.running()
-    assert desk.gateway.share("2") == 100
+    assert desk.gateway.share("2") == 1_000
 
     async def turned_back() -> bool:
         await desk.gateway.serve(desk.uids, bad)
@@ -51,29 +51,29 @@ async def test_no_stage_opens_without_the_controllers_own_pass(desk: Desk) -> No
     assert refused["error"]["code"] == "no-fresh-pass"
     assert refused["error"]["verdict"]["action"] == "hold"
     assert (await desk.state(rollout))["stage"] == 0
-    assert desk.gateway.share("2") == 100
+    assert desk.gateway.share("2") == 1_000
 
 
 async def test_a_stage_cannot_be_skipped_even_with_a_pass(desk: Desk) -> None:
     rollout = await desk.running()
     await desk.passed(rollout)
     assert (await desk.open(rollout, 2, 409))["error"]["code"] == "wrong-stage"
-    assert desk.gateway.share("2") == 100
+    assert desk.gateway.share("2") == 1_000
 
 
 async def test_a_good_version_is_promoted_and_everybody_stays_where_they_were(desk: Desk) -> None:
-    """Weights 1, 5, 50, 100 %; the cohort only grows; then it is stable, and nothing moves any more."""
+    """Weights 10, 25, 50, 100 %; the cohort only grows; then it is stable, and nothing moves any more."""
     rollout = await desk.promoted(await desk.running())
     seen = [sum(n for name, n in w.items() if "_v2_" in name) for _, w in desk.gateway.history]
-    assert [n for n, _ in groupby(seen) if n] == [100, 500, 5_000, 10_000]
+    assert [n for n, _ in groupby(seen) if n] == [1_000, 2_500, 5_000, 10_000]
     assert rollout["state"] == "promoted"
     service = await desk.get("/v1/services/minilm")
     assert service["stable"]["version"] == "2"
     assert service["rollout"] is None
     assert desk.gateway.share("2") == 10_000
     exposed = rollout["exposed"]["stages"]
-    assert [row["percent"] for row in exposed] == [1, 5, 50, 100]
-    assert exposed[0]["users"] == sum(1 for uid in desk.uids if in_cohort(rollout["salt"], uid, 100))
+    assert [row["percent"] for row in exposed] == [10, 25, 50, 100]
+    assert exposed[0]["users"] == sum(1 for uid in desk.uids if in_cohort(rollout["salt"], uid, 1_000))
     actions = [row["action"] for row in await desk.decisions(rollout)]
     assert actions.count("open") == 4
     assert actions[-1] == "promote"
@@ -132,7 +132,7 @@ async def test_a_retreat_beats_an_opening_that_waits_for_its_acknowledgement(des
         await desk.passed(rollout)
         desk.gateway.acknowledge = False
         opening = asyncio.create_task(desk.open(rollout, 1, 503))
-        await desk.gateway.until(lambda: desk.gateway.share("2") == 500)
+        await desk.gateway.until(lambda: desk.gateway.share("2") == 2_500)
         body = {"reason": "stop", "by": "ann", "outcome": "cancelled"}
         retreat = asyncio.create_task(desk.post(f"/v1/rollouts/{rollout['id']}/retreat", body))
         await desk.gateway.until(lambda: desk.gateway.share("2") == 0)
@@ -160,11 +160,11 @@ async def test_held_means_that_a_pass_opens_nothing_and_resume_lifts_it(desk: De
     await desk.post(f"{path}/hold", body)
     refused = await desk.open(rollout, 1, 409)
     assert "holiday" in refused["error"]["verdict"]["reason"]
-    assert desk.gateway.share("2") == 100
+    assert desk.gateway.share("2") == 1_000
     await desk.post(f"{path}/resume", body | {"reason": "back"})
     await desk.passed(rollout)
     await desk.open(rollout, 1)
-    assert desk.gateway.share("2") == 500
+    assert desk.gateway.share("2") == 2_500
 
 
 async def test_harm_beats_a_hold(desk: Desk) -> None:
