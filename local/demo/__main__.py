@@ -68,9 +68,7 @@ def play(args: argparse.Namespace, console: Console) -> int:
             console.print(
                 "  reviews are answered by the demo through Airflow's API; --review leaves them to you"
             )
-        first = scenario.first()
-        scenario.start_load()
-        played = [first, scenario.good(), scenario.bad()]
+        played = [scenario.first(), scenario.good(), scenario.bad()]
         scenario.stop_load()
         found = report.make(scenario, played, seconds=time.monotonic() - began)
         (args.root / "report.json").write_text(json.dumps(found, indent=2))

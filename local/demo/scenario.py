@@ -103,8 +103,13 @@ class Scenario:
         self.stack.processes.kill("load", sig=signal.SIGTERM)
 
     def first(self) -> Played:
-        """Version 1, as a first deployment: no stable version, so no stages; FP32 only."""
-        return self._play("version 1: first deployment", {"precisions": ["fp32"]}, timeout_s=FIRST_TIMEOUT_S)
+        """Version 1, as a first deployment: no stable version, so no stages; FP32 only. Its watch needs traffic."""
+        return self._play(
+            "version 1: first deployment",
+            {"precisions": ["fp32"]},
+            timeout_s=FIRST_TIMEOUT_S,
+            at_stage={100.0: self.start_load},
+        )
 
     def good(self) -> Played:
         """Version 2: the same weights, INT8 where it is accurate enough."""

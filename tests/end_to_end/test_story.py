@@ -20,7 +20,7 @@ FAULTY = ["python", "-m", "local.demo.faulty_server", "--fault", "fail", "--"]
 
 def test_a_first_deployment_goes_straight_to_100_percent(town):
     """No stable version, nothing to compare with: the stages are skipped and said to be."""
-    seen = town.follow(town.trigger())
+    seen = town.follow(town.trigger(), at_stage={100.0: town.start_load})
     assert seen.state == "success", town.note(seen.run_id)
     assert seen.rollout["state"] == "promoted"
     assert seen.rollout["first_deployment"] is True
@@ -33,7 +33,6 @@ def test_a_first_deployment_goes_straight_to_100_percent(town):
 
 def test_the_release_that_serves_is_not_promoted_again(town):
     """The same digest as stable's: refused with that reason, and nothing is built for it."""
-    town.start_load()
     seen = town.follow(town.trigger(server_env={"TRIAL": "1"}))
     assert seen.state == "failed"
     assert "stable" in town.log(seen, "resolve")
