@@ -24,6 +24,7 @@ _PATH: Final = re.compile(
     r"(?:/namespaces/(?P<ns>[^/]+)(?=/[^/]))?/(?P<plural>[^/]+)(?:/(?P<name>[^/]+)(?:/(?P<sub>.+))?)?$"
 )
 _DEFAULT_WATCH_S: Final = 3600.0
+_MAX_HEADER: Final = 4000  # characters
 _MAX_BODY: Final = 8 * 2**20  # bytes; a real server takes 3 MiB
 _log = logging.getLogger(__name__)
 
@@ -164,8 +165,10 @@ class Api:
     @staticmethod
     def _written(obj: Object, warnings: list[str], status: int = 200) -> web.StreamResponse:
         answer = web.json_response(obj, status=status)
-        for text in warnings:
-            answer.headers.add("Warning", f'299 - "{text}"')
+        if warnings:  # in one header: Python's client refuses an answer with more than a hundred
+            answer.headers["Warning"] = f'299 - "accepted and not enforced: {", ".join(warnings)}"'[
+                :_MAX_HEADER
+            ]
         return answer
 
     def _get(self, request: web.Request, target: Target) -> web.StreamResponse:

@@ -174,7 +174,7 @@ def _check_field(value: Any, schema: Schema | None, path: str) -> Iterator[Findi
             yield Finding(path=path, kind="refused", why=f"{path} = {value!r} (only {known})")
     elif schema == UNENFORCED:
         if value is not None:
-            yield Finding(path=path, kind="unenforced", why=f"{path} is accepted and not enforced")
+            yield Finding(path=path, kind="unenforced", why=path)
     elif schema is None:
         if value not in (None, False, "", 0, [], {}):
             yield Finding(path=path, kind="refused", why=f"{path} = {value!r}")
