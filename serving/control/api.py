@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from serving.control import views
+from serving.control.beginning import RolloutBeginner
 from serving.control.guard import Guard
 from serving.control.http import BodyLimit, install_errors, token_check
 from serving.control.ledger import find_active
@@ -57,6 +58,7 @@ class Commands:
 
     parts: Parts
     rollouts: Rollouts
+    beginner: RolloutBeginner
     opener: StageOpener
     guard: Guard
     registry: CollectorRegistry
@@ -88,7 +90,7 @@ def _add_writes(api: APIRouter, commands: Commands) -> None:
     )
     async def begin(request: BeginRequest, response: Response) -> RolloutView:
         """Begin a rollout. 200 instead of 201: this run_id has begun it before."""
-        head, new = await rollouts.begin(request)
+        head, new = await commands.beginner.begin(request)
         response.status_code = 201 if new else 200
         return views.rollout(head)
 

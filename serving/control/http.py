@@ -11,12 +11,12 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Final
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.exc import SQLAlchemyError
-from starlette.exceptions import HTTPException
+from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.control.problems import ControlProblem
@@ -25,10 +25,6 @@ MAX_BODY_BYTES: Final = 1024 * 1024  # a policy with 64 targets is under 32 KiB
 
 _log = logging.getLogger(__name__)
 _bearer = HTTPBearer(auto_error=False, description="the token of --token-file")
-
-
-class BodyTooLargeError(Exception):
-    """More bytes came than the limit allows."""
 
 
 class BodyLimit:
@@ -52,23 +48,13 @@ class BodyLimit:
             message = await receive()
             read += len(message.get("body", b""))
             if read > self._limit:
-                raise BodyTooLargeError
+                raise _too_large(self._limit)
             return message
 
-        try:
-            await self._app(scope, counted, send)
-        except BodyTooLargeError:
-            await self._refuse(scope, receive, send)
+        await self._app(scope, counted, send)
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        answer = _answer(
-            ControlProblem(
-                413,
-                "body-too-large",
-                f"the body is over {self._limit} bytes, or its content-length is no number",
-                "send the release digest and the policy, nothing else",
-            )
-        )
+        answer = _answer(_http_problem("", _too_large(self._limit)))
         await answer(scope, receive, send)
 
 
@@ -102,11 +88,9 @@ def install_errors(app: FastAPI) -> None:
     async def _invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
         return _answer(invalid([_plain(entry) for entry in error.errors()]))
 
-    @app.exception_handler(HTTPException)
-    async def _http(request: Request, error: HTTPException) -> JSONResponse:
-        code = {404: "not-found", 405: "method-not-allowed"}.get(error.status_code, "bad-request")
-        message = f"{request.method} {request.url.path}: {error.detail}"
-        return _answer(ControlProblem(error.status_code, code, message, "see /openapi.json for what exists"))
+    @app.exception_handler(StarletteHTTPException)
+    async def _http(request: Request, error: StarletteHTTPException) -> JSONResponse:
+        return _answer(_http_problem(f"{request.method} {request.url.path}: ", error))
 
     @app.exception_handler(SQLAlchemyError)
     async def _database(_request: Request, error: SQLAlchemyError) -> JSONResponse:
@@ -120,6 +104,21 @@ def install_errors(app: FastAPI) -> None:
         _log.exception("unexpected error", exc_info=error)
         message = f"unexpected {type(error).__name__}"
         return _answer(ControlProblem(500, "internal", message, "see the controller's log and report it"))
+
+
+def _too_large(limit_bytes: int) -> HTTPException:
+    """FastAPI lets its own exception through while it reads a body, and turns any other into a 400."""
+    return HTTPException(413, f"the body is over {limit_bytes} bytes, or its content-length is no number")
+
+
+def _http_problem(where: str, error: StarletteHTTPException) -> ControlProblem:
+    code = {404: "not-found", 405: "method-not-allowed", 413: "body-too-large"}.get(
+        error.status_code, "bad-request"
+    )
+    step = (
+        "send the policy and names only" if error.status_code == 413 else "see /openapi.json for what exists"
+    )
+    return ControlProblem(error.status_code, code, f"{where}{error.detail}", step)
 
 
 def invalid(problems: list[dict[str, Any]]) -> ControlProblem:

@@ -22,6 +22,7 @@ from fastapi import FastAPI
 from sqlalchemy.exc import SQLAlchemyError
 
 from serving.control.api import Commands, make_app
+from serving.control.beginning import RolloutBeginner
 from serving.control.book import SAMPLES_PER_S
 from serving.control.capacity import Capacity
 from serving.control.evidence import Evidence
@@ -29,7 +30,7 @@ from serving.control.guard import Guard
 from serving.control.ledger import Ledger
 from serving.control.metrics import registry
 from serving.control.opening import StageOpener
-from serving.control.rollouts import ACK_WAIT_S, Parts, Rollouts, utc_now
+from serving.control.rollouts import ACK_WAIT_S, CAPACITY_WAIT_S, Parts, Rollouts, utc_now
 from serving.control.world import World
 from serving.control.xds.gateways import Gateways
 from sluice.stages import State
@@ -53,6 +54,7 @@ class Controller:
         namespace: str,
         samples_per_s: float = SAMPLES_PER_S,
         ack_wait_s: float = ACK_WAIT_S,
+        capacity_wait_s: float = CAPACITY_WAIT_S,
     ) -> None:
         self.ledger = Ledger(ledger)
         self.plane = Gateways(on_entries=self._entries)
@@ -75,16 +77,9 @@ class Controller:
             evidence=self.evidence,
             capacity=self.capacity,
             ack_wait_s=ack_wait_s,
+            capacity_wait_s=capacity_wait_s,
         )
-        rollouts = Rollouts(parts)
-        guard = Guard(parts, rollouts)
-        self.commands = Commands(
-            parts=parts,
-            rollouts=rollouts,
-            opener=StageOpener(parts, rollouts),
-            guard=guard,
-            registry=registry(parts, guard),
-        )
+        self.commands = _commands(parts)
 
     @asynccontextmanager
     async def running(self, host: str, xds_port: int) -> AsyncIterator[int]:
@@ -133,6 +128,19 @@ class Controller:
             _log.exception(
                 "the addresses cannot be saved; a restart without Kubernetes would miss the new ones"
             )
+
+
+def _commands(parts: Parts) -> Commands:
+    rollouts = Rollouts(parts)
+    guard = Guard(parts, rollouts)
+    return Commands(
+        parts=parts,
+        rollouts=rollouts,
+        beginner=RolloutBeginner(parts, rollouts),
+        opener=StageOpener(parts, rollouts),
+        guard=guard,
+        registry=registry(parts, guard),
+    )
 
 
 async def serve(args: argparse.Namespace, token: str) -> None:

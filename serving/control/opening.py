@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 from serving.control.capacity import static_addresses, wanted_replicas
 from serving.control.evidence import as_pass, held_text, hold, no_fresh_pass
@@ -19,8 +19,6 @@ from serving.control.problems import ControlProblem, ended
 from serving.control.rollouts import Parts, Rollouts, gateways_problem, iso
 from sluice import stages
 from sluice.stages import Action, Opening, State
-
-CAPACITY_WAIT_S: Final = 20.0  # then 503 with Retry-After: a client must not hang on one call for minutes
 
 
 class StageOpener:
@@ -37,7 +35,7 @@ class StageOpener:
         """
         head, verdict = self._may(rollout, request)
         if head.stage != request.stage:
-            await self._p.capacity.provide(self._needs(head, request.stage), CAPACITY_WAIT_S)
+            await self._p.capacity.provide(self._needs(head, request.stage), self._p.capacity_wait_s)
             head, verdict = self._may(rollout, request)  # pods took their time: the pass must still stand
         if head.stage != request.stage:
             head = self._record(head, request.stage, verdict)

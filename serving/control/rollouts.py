@@ -1,4 +1,4 @@
-"""The commands that move a rollout, except opening a stage (`opening.py`).
+"""The commands that move a rollout, except its beginning (`beginning.py`) and opening a stage (`opening.py`).
 
 Problem: calls come twice, late, and from runs that died. Invariants: every command is one ledger transaction that
 compares and sets; the ledger is written first and the gateways follow; a retreat needs nobody's permission, waits
@@ -15,8 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
-from sqlalchemy.orm import Session
+from sqlalchemy.exc import SQLAlchemyError
 
 from serving.control.capacity import Capacity
 from serving.control.evidence import Evidence
@@ -26,21 +25,16 @@ from serving.control.ledger import (
     Ledger,
     ServiceRow,
     StaleHeadError,
-    create,
-    find_active,
-    find_ended,
-    find_latest,
-    find_run,
     move,
 )
-from serving.control.models import BeginRequest, CandidateRequest, HoldRequest, RetreatRequest
-from serving.control.policy import Policy, parse_policy, strict_beta
+from serving.control.models import CandidateRequest, HoldRequest, RetreatRequest
 from serving.control.problems import ControlProblem, conflict, ended, not_found, stale_epoch
 from serving.control.world import World
 from sluice import stages
 from sluice.stages import Action, State
 
 ACK_WAIT_S: Final = 5.0  # a gateway acknowledges within milliseconds; after this the answer says who did not
+CAPACITY_WAIT_S: Final = 20.0  # then 503 with Retry-After: a client must not hang on one call for minutes
 LEASE: Final = "lease"  # `held.by` of a hold that the next renewal lifts by itself
 
 _log = logging.getLogger(__name__)
@@ -64,12 +58,13 @@ class Parts:
     evidence: Evidence
     capacity: Capacity
     ack_wait_s: float = ACK_WAIT_S
+    capacity_wait_s: float = CAPACITY_WAIT_S
     now: Callable[[], datetime] = utc_now
     new_salt: Callable[[], str] = lambda: secrets.token_hex(8)
 
 
 class Rollouts:
-    """Begin, attach, retreat, hold, resume, renew, promote."""
+    """Attach, retreat, hold, resume, renew, promote."""
 
     def __init__(self, parts: Parts) -> None:
         self._p = parts
@@ -89,88 +84,6 @@ class Rollouts:
         if not head.active:
             raise ended(rollout, head.state, head.reason)
         return head
-
-    async def begin(self, request: BeginRequest) -> tuple[Head, bool]:
-        """Start a rollout. Returns (head, whether it is new): the same run_id gets its own rollout again.
-
-        Raises ControlProblem: 422 for the policy; 409 active-rollout, turned-back, already-stable.
-        """
-        policy = parse_policy(request.policy)
-        running = self._running_other(request)
-        if running is not None and request.on_active == "supersede":
-            asked = RetreatRequest(
-                reason=f"superseded by run {request.run_id}", by=request.run_id, outcome="cancelled"
-            )
-            await self.retreat(running.id, asked, state=State.SUPERSEDED)
-        try:
-            with self._p.ledger.write() as session:
-                head, new = self._begin(session, request, policy)
-        except IntegrityError:  # another controller began one between our read and our write
-            raise conflict(request.service) from None
-        if new:
-            await self._p.world.push()
-        return head, new
-
-    def _running_other(self, request: BeginRequest) -> Head | None:
-        with self._p.ledger.read() as session:
-            active = find_active(session, request.service)
-        return None if active is None or active.run_id == request.run_id else active
-
-    def _begin(self, session: Session, request: BeginRequest, policy: Policy) -> tuple[Head, bool]:
-        if (known := find_run(session, request.service, request.run_id)) is not None:
-            return known, False
-        if (active := find_active(session, request.service)) is not None:
-            raise _active(active)
-        service = self._service(session, request, policy)
-        _refuse_stable(service, request)
-        earlier = find_ended(session, request.service, request.release_digest, State.TURNED_BACK)
-        if earlier and request.retry_reason is None:
-            raise _turned_back(earlier[-1])
-        now = self._p.now()
-        service.epoch += 1
-        head = Head(
-            id=f"{request.service}-{service.epoch}",
-            service=request.service,
-            run_id=request.run_id,
-            release_digest=request.release_digest,
-            epoch=service.epoch,
-            counter=0,
-            state=State.PREPARING,
-            policy=strict_beta(policy, tries=len(earlier)),
-            salt=service.salt,
-            started_at=iso(now),
-            stable=service.stable,
-            retry_reason=request.retry_reason,
-            earlier=_earlier(earlier),
-            first_deployment=service.stable is None,
-            lease_until=iso(now + timedelta(seconds=policy.lease.ttl_s)),
-        )
-        create(
-            session,
-            head,
-            Decision(at=iso(now), action="begin", by=request.run_id, reason=request.retry_reason),
-        )
-        return head, True
-
-    def _service(self, session: Session, request: BeginRequest, policy: Policy) -> ServiceRow:
-        """The service's row, with a new salt unless some gateway may still route to an old candidate."""
-        service = session.get(ServiceRow, request.service)
-        if service is None:
-            service = ServiceRow(
-                service=request.service,
-                epoch=0,
-                salt=self._p.new_salt(),
-                policy=policy.to_dict(),
-                stable=None,
-            )
-            session.add(service)
-        elif _settled(find_latest(session, request.service)):
-            service.salt = self._p.new_salt()
-        adopt = policy.first_deployment.adopt
-        if service.stable is None and adopt is not None:
-            service.stable = {"version": "adopted", "upstream": str(adopt)}
-            service.policy = policy.to_dict()
-        return service
 
     async def candidate(self, rollout: str, request: CandidateRequest) -> Head:
         """Say where the candidate runs. Again with the same body: nothing changes."""
@@ -416,54 +329,3 @@ def gateways_problem(report: Any) -> ControlProblem:
         retry_after_s=2,
         fields=missing,
     )
-
-
-def _active(active: Head) -> ControlProblem:
-    running = {"rollout": active.id, "run_id": active.run_id, "state": active.state, "stage": active.stage}
-    return ControlProblem(
-        409,
-        "active-rollout",
-        f"rollout {active.id} of run {active.run_id!r} is {active.state}",
-        "wait for it, supersede it (on_active), or retreat it",
-        fields={"running": running},
-    )
-
-
-def _turned_back(head: Head) -> ControlProblem:
-    previous = {"rollout": head.id, "run_id": head.run_id, "reason": head.reason, "verdict": head.verdict}
-    return ControlProblem(
-        409,
-        "turned-back",
-        f"this release was turned back by rollout {head.id}: {head.reason}",
-        "change the model, or give a retry_reason; the earlier evidence then still counts",
-        fields={"previous": previous},
-    )
-
-
-def _refuse_stable(service: ServiceRow, request: BeginRequest) -> None:
-    if service.stable is not None and service.stable.get("release_digest") == request.release_digest:
-        raise ControlProblem(
-            409,
-            "already-stable",
-            f"release {request.release_digest} is stable as version {service.stable['version']}",
-            "nothing to do",
-            fields={"version": service.stable["version"]},
-        )
-
-
-def _settled(latest: Head | None) -> bool:
-    """Whether no gateway can still route to the candidate of the service's last rollout."""
-    return (
-        latest is None
-        or not latest.opened
-        or latest.state == State.PROMOTED
-        or latest.zero_acked_at is not None
-    )
-
-
-def _earlier(heads: list[Head]) -> dict[str, Any] | None:
-    """The last time this release was turned back, quoted in everything that follows."""
-    if not heads:
-        return None
-    last = heads[-1]
-    return {"rollout": last.id, "tries": len(heads), "reason": last.reason, "verdict": last.verdict}
