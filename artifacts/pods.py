@@ -24,16 +24,16 @@ MENDABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM, errno
 def add_store_arguments(parser: argparse.ArgumentParser) -> None:
     """`--store DIR --release DIGEST`, the two arguments that every pod has."""
     parser.add_argument("--store", type=Path, required=True, help="folder of the artifact store")
-    parser.add_argument("--release", required=True, help="digest of the release, 64 hex digits")
+    parser.add_argument("--release", required=True, help="digest of its document, 64 hex digits")
 
 
-def load_release(store: Store, digest: str) -> Release:
-    """The release under `digest`. Raises the store's and the release's errors."""
-    artifact = store.get("release", digest)
+def load_release(store: Store, document: str) -> Release:
+    """The release whose `release.json` has the digest `document`. Raises the store's and the release's errors."""
+    artifact = store.get("release", document)
     release = Release.from_json((artifact.path / "release.json").read_bytes())
-    if release.digest != digest:
+    if release.document_sha256 != document:
         raise FatalError(
-            f"release.json under {digest[:12]} is of {release.digest[:12]}", "resolve the run anew"
+            f"release.json under {document[:12]} is of {release.document_sha256[:12]}", "resolve the run anew"
         )
     return release
 

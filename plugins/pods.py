@@ -21,7 +21,7 @@ from sluice.errors import EXIT_FATAL, EXIT_USAGE
 from sluice.spec import Target
 
 RUN_LABEL: Final = "sluice.dev/run"
-DIGEST: Final = "{{ ti.xcom_pull(task_ids='resolve')['digest'] }}"
+DOCUMENT: Final = "{{ ti.xcom_pull(task_ids='resolve')['document'] }}"
 RUN: Final = "{{ ti.xcom_pull(task_ids='resolve')['run_label'] }}"
 EXPORTER_RESOURCES: Final[Mapping[str, str]] = {"cpu": "500m", "memory": "4Gi"}
 POD_RETRIES: Final = 3
@@ -82,7 +82,7 @@ def step(
         **common(task_id, service=service, addresses=addresses, timeout=timeout),
         "image": image,
         "cmds": list(command),
-        "arguments": ["--store", STORE_MOUNT, "--release", DIGEST],
+        "arguments": ["--store", STORE_MOUNT, "--release", DOCUMENT],
         "container_resources": requirements(resources),
     }
 
@@ -106,7 +106,7 @@ def build_target(target: Target) -> dict[str, Any]:
         "node_selector": dict(target.selector),
         "tolerations": tolerations(target),
         "container_resources": requirements(target.resources.model_dump()),
-        "arguments": ["--store", STORE_MOUNT, "--release", DIGEST, "--target", target.arch],
+        "arguments": ["--store", STORE_MOUNT, "--release", DOCUMENT, "--target", target.arch],
         "skip_on_exit_code": [EXIT_FATAL] if target.optional else None,
     }
 

@@ -34,13 +34,14 @@ NOTE_KEY: Final = "note"  # XCom of settle: the run's note, Markdown
 class RunFacts:
     """What `resolve` recorded: the release and the rollout that this run may move.
 
-    digest: of the release, 64 hex digits. rollout: the controller's id. epoch: names every write. straight: a
+    digest: of what is served, document: of the whole release.json, 64 hex digits each. rollout: the controller's id. epoch: names every write. straight: a
     first deployment with nothing to compare with: only the last stage is opened. run_label: the run as a label
     of Kubernetes.
     """
 
     service: str
     digest: str
+    document: str
     rollout: str
     epoch: int
     straight: bool
@@ -72,7 +73,7 @@ def open_store() -> Store:
 
 def release_of(facts: RunFacts) -> Release:
     """The release as `resolve` published it. Raises what the store raises when it is missing or damaged."""
-    return load_release(open_store(), facts.digest)
+    return load_release(open_store(), facts.document)
 
 
 def run_label(run_id: str) -> str:

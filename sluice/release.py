@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final, Self
 
 from pydantic import Field, ValidationError
 
-from sluice.digest import is_sha256, sha256_json
+from sluice.digest import is_sha256, sha256_bytes, sha256_json
 from sluice.errors import FatalError, ParamsError, Problem, SpecError
 from sluice.spec import ReleaseSpec, Target
 from sluice.spec_problems import problems_of
@@ -132,12 +132,20 @@ class Release:
 
     @property
     def digest(self) -> str:
-        """Names what is served; also the store key of `release.json`."""
+        """Names what is served, and nothing of how it is rolled out: 64 hex digits."""
         spec, keys = self.spec, self.keys
         served = {"image": spec.server.image, "command": spec.server.command, "env": spec.server.env}
         inputs = {name: getattr(keys, name) for name in ("onnx", "numerics", "calibration")}
         inputs["engines"] = dict(keys.engines)
         return _key("release", service=spec.service, server=served, **inputs)
+
+    @property
+    def document_sha256(self) -> str:
+        """Digest of `to_json()`, and the store key of `release.json`: policy and params count here as well.
+
+        Two runs may serve the same thing (`digest`) under other stages or reviews; each must read its own.
+        """
+        return sha256_bytes(self.to_json().encode())
 
     @property
     def keys(self) -> ReleaseKeys:

@@ -40,7 +40,7 @@ class RegisterOperator(SluiceOperator):
 
     def run(self, context: Context) -> dict[str, Any]:
         facts, store = facts_of(context), open_store()
-        release = load_release(store, facts.digest)
+        release = load_release(store, facts.document)
         numerics = _numerics(store, release)
         engines, missing = _engines(store, release)
         text = card(
@@ -117,7 +117,7 @@ def _calibration(store: Store, release: Release) -> Mapping[str, Path]:
 
 
 def _checkpoint_name(store: Store, facts: RunFacts) -> str:
-    return str(store.get("release", facts.digest).facts.get("checkpoint", ""))
+    return str(store.get("release", facts.document).facts.get("checkpoint", ""))
 
 
 def _engine_tag(precisions: Mapping[str, str]) -> str:

@@ -78,6 +78,7 @@ class ResolveOperator(BaseSensorOperator, SkipMixin):
         facts = RunFacts(
             service=release.spec.service,
             digest=release.digest,
+            document=release.document_sha256,
             rollout=rollout["id"],
             epoch=rollout["epoch"],
             straight=bool(rollout["first_deployment"]),
@@ -94,8 +95,8 @@ class ResolveOperator(BaseSensorOperator, SkipMixin):
         folder = find_checkpoint(Path(self.spec.model.source), params.checkpoint)
         digest = _publish_checkpoint(store, folder)
         release = Release(self.spec, digest, params)
-        if not store.has("release", release.digest):
-            with store.staged("release", release.digest) as draft:
+        if not store.has("release", release.document_sha256):
+            with store.staged("release", release.document_sha256) as draft:
                 (draft.path / "release.json").write_text(release.to_json(), encoding="utf-8")
                 draft.publish({"service": release.spec.service, "checkpoint": folder.name})
         self.log.info("checkpoint %s (%s) makes release %s", folder, digest[:12], release.digest)

@@ -75,7 +75,7 @@ def released(root: Path, checkpoint: Path, **changes: Any) -> tuple[Store, Relea
     store = Store(root)
     release = Release(parse_spec(yaml.safe_dump(spec_dict(**changes)), {}), tree_sha256(checkpoint))
     store.publish_tree("checkpoint", release.keys.checkpoint, checkpoint, {"source": str(checkpoint)})
-    with store.staged("release", release.digest) as draft:
+    with store.staged("release", release.document_sha256) as draft:
         (draft.path / "release.json").write_text(release.to_json())
         draft.publish({})
     return store, release

@@ -26,7 +26,7 @@ def command(monkeypatch, capsys, module, *arguments):
 
 def test_the_four_steps_build_once_and_then_say_unchanged(town, monkeypatch, capsys):
     store, release = town
-    where = ("--store", store.root, "--release", release.digest)
+    where = ("--store", store.root, "--release", release.document_sha256)
     keys = release.keys
     steps = (
         ("build_images.exporter", ("export",), (), "onnx", keys.onnx),
@@ -66,7 +66,7 @@ def test_a_missing_release_is_fatal_and_the_last_line_says_what_to_do(
 
 def test_a_target_that_the_spec_does_not_have_is_fatal(town, monkeypatch, capsys):
     store, release = town
-    where = ("--store", store.root, "--release", release.digest, "--target", "sm_80")
+    where = ("--store", store.root, "--release", release.document_sha256, "--target", "sm_80")
     code, _, last = command(monkeypatch, capsys, "build_images.engine_builder", "build", *where)
     assert code == 3
     assert "sm_80" in last

@@ -210,6 +210,14 @@ def test_a_param_that_does_not_fit_the_spec_is_blamed_by_its_own_name():
 # --- the document -------------------------------------------------------------------------------
 
 
+def test_two_runs_of_one_release_under_other_reviews_have_documents_of_their_own():
+    """A shared document would give the second run the first one's reviews."""
+    first, second = release(review=[]), release(review=["deploy"])
+    assert first.digest == second.digest
+    assert first.document_sha256 != second.document_sha256
+    assert first.document_sha256 == release(review=[]).document_sha256
+
+
 def test_it_round_trips_with_its_digest():
     one = release({"server.env": {"A": "1"}}, dwell_s=20, retry_reason="again", server_env={"B": "2"})
     again = Release.from_json(one.to_json())
