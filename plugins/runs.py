@@ -34,9 +34,9 @@ NOTE_KEY: Final = "note"  # XCom of settle: the run's note, Markdown
 class RunFacts:
     """What `resolve` recorded: the release and the rollout that this run may move.
 
-    digest: of what is served, document: of the whole release.json, 64 hex digits each. rollout: the controller's id. epoch: names every write. straight: a
-    first deployment with nothing to compare with: only the last stage is opened. run_label: the run as a label
-    of Kubernetes.
+    digest: of what is served; document: of the whole release.json; 64 hex digits each. rollout: the controller's id.
+    epoch: names every write. straight: a first deployment with nothing to compare with: only the last stage is opened.
+    run_label: the run as a label of Kubernetes.
     """
 
     service: str
