@@ -1,7 +1,7 @@
 """The REST contract of the controller: routes and shapes, no rules. See docs/architecture.md.
 
-Reads and writes under /v1 need the bearer token; /healthz, /metrics and /openapi.json do not. Every answer that is
-not a success has the shape of `ErrorView`.
+Everything under /v1 needs the bearer token; /healthz, /metrics, /openapi.json and /docs do not. Every answer that
+is not a success has the shape of `ErrorView`.
 """
 
 from __future__ import annotations
@@ -68,9 +68,7 @@ def make_app(commands: Commands, *, token: str, lifespan: Callable[[FastAPI], An
     """The ASGI application. Raises ValueError for an empty token: an open door is no default."""
     if not token:
         raise ValueError("the token is empty; write a secret into --token-file")
-    app = FastAPI(
-        title="Sluice rollout controller", version="1", lifespan=lifespan, docs_url=None, redoc_url=None
-    )
+    app = FastAPI(title="Sluice rollout controller", version="1", lifespan=lifespan, redoc_url=None)
     install_errors(app)
     guarded = APIRouter(prefix="/v1", dependencies=[Depends(token_check(token))], responses=ERRORS)
     _add_writes(guarded, commands)

@@ -123,7 +123,13 @@ class RolloutBeginner:
 
 
 def _active(active: Head) -> ControlProblem:
-    running = {"rollout": active.id, "run_id": active.run_id, "state": active.state, "stage": active.stage}
+    running = {
+        "id": active.id,
+        "rollout": active.id,
+        "run_id": active.run_id,
+        "state": active.state,
+        "stage": active.stage,
+    }
     return ControlProblem(
         409,
         "active-rollout",
@@ -134,7 +140,13 @@ def _active(active: Head) -> ControlProblem:
 
 
 def _turned_back(head: Head) -> ControlProblem:
-    previous = {"rollout": head.id, "run_id": head.run_id, "reason": head.reason, "verdict": head.verdict}
+    previous = {
+        "id": head.id,
+        "rollout": head.id,
+        "run_id": head.run_id,
+        "reason": head.reason,
+        "verdict": head.verdict,
+    }
     return ControlProblem(
         409,
         "turned-back",

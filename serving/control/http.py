@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.control.problems import ControlProblem
+from sluice.stages import IllegalMoveError
 
 MAX_BODY_BYTES: Final = 1024 * 1024  # a policy with 64 targets is under 32 KiB
 
@@ -91,6 +92,10 @@ def install_errors(app: FastAPI) -> None:
     @app.exception_handler(StarletteHTTPException)
     async def _http(request: Request, error: StarletteHTTPException) -> JSONResponse:
         return _answer(_http_problem(f"{request.method} {request.url.path}: ", error))
+
+    @app.exception_handler(IllegalMoveError)
+    async def _move(_request: Request, error: IllegalMoveError) -> JSONResponse:
+        return _answer(ControlProblem(409, "illegal-move", error.message, error.next_step))
 
     @app.exception_handler(SQLAlchemyError)
     async def _database(_request: Request, error: SQLAlchemyError) -> JSONResponse:

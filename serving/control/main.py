@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import json
 import logging
+import os
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -199,7 +200,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--token-file", type=Path, required=True, help="file that holds the bearer token")
     parser.add_argument("--kubeconfig", type=Path, default=None, help="without it: fixed endpoints only")
-    parser.add_argument("--namespace", default="default", help="Kubernetes namespace of the workloads")
+    parser.add_argument(
+        "--namespace",
+        default=os.environ.get("SLUICE_NAMESPACE", "default"),
+        help="Kubernetes namespace of the workloads",
+    )
     parser.add_argument(
         "--samples-per-s",
         type=float,

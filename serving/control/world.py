@@ -19,7 +19,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from serving.control.capacity import Capacity
 from serving.control.ledger import Head, Ledger, ServiceRow, find_latest
 from serving.control.traffic import Sight, Standing, service_traffic
-from serving.control.xds.interface import AckReport, ServiceTraffic, TrafficError, TrafficPlane, TrafficState
+from serving.control.xds.interface import AckReport, ServiceTraffic, TrafficPlane, TrafficState
+from sluice.errors import FatalError
 
 _log = logging.getLogger(__name__)
 
@@ -103,7 +104,7 @@ class World:
             try:
                 made = service_traffic(standing, self.capacity.addresses, self.sight(standing))
                 TrafficState(services=(*good.values(), *(() if made is None else (made,))))
-            except TrafficError:
+            except FatalError:
                 _log.exception("service %s cannot be routed as the ledger says", standing.service)
                 made = self._good.get(standing.service)
             if made is not None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import sys
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -12,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
+from serving.control.main import main
 from sluice.buckets import bucket
 from tests.serving.control.parts import (
     Backend,
@@ -163,14 +163,9 @@ def at(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
 
 
-async def test_wrong_usage_ends_with_a_sentence(tmp_path: Path) -> None:
-    token = tmp_path / "token"
-    token.write_text("\n")
-    for path, told in ((token, "is empty"), (tmp_path / "none", "No such file")):
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "serving.control"),
-            *("--ledger", f"sqlite:///{tmp_path / 'l.db'}", "--token-file", str(path)),
-            stderr=asyncio.subprocess.PIPE,
-        )
-        _, said = await process.communicate()
-        assert (process.returncode, told in said.decode()) == (2, True), said
+def test_wrong_usage_ends_with_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    empty = tmp_path / "token"
+    empty.write_text("\n")
+    for path, told in ((empty, "is empty"), (tmp_path / "none", "No such file")):
+        assert main(["--ledger", f"sqlite:///{tmp_path / 'l.db'}", "--token-file", str(path)]) == 2
+        assert told in capsys.readouterr().err

@@ -193,3 +193,14 @@ async def test_evidence_without_a_gateway_is_stale_and_holds(desks: Desks) -> No
 
         assert (await until(stale))["action"] == "hold"
         assert (await desk.open(rollout, 1, 409))["error"]["code"] == "no-fresh-pass"
+
+
+async def test_the_candidate_cannot_be_swapped_under_an_open_stage(desk: Desk) -> None:
+    rollout = await desk.running()
+    path = f"/v1/rollouts/{rollout['id']}/candidate"
+    assert (await desk.post(path, candidate_body(rollout["epoch"], "2", 9002)))["candidate"] == rollout[
+        "candidate"
+    ]
+    error = (await desk.post(path, candidate_body(rollout["epoch"], "3", 9003), 409))["error"]
+    assert error["code"] == "illegal-move"
+    assert (await desk.state(rollout))["candidate"]["version"] == "2"
