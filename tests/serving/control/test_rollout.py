@@ -158,6 +158,8 @@ async def test_held_means_that_a_pass_opens_nothing_and_resume_lifts_it(desk: De
     await desk.passed(rollout)
     body = {"epoch": rollout["epoch"], "reason": "holiday", "by": "ann"}
     await desk.post(f"{path}/hold", body)
+    told = (await desk.get(f"{path}/evidence"))["verdict"]
+    assert (told["action"], "holiday" in told["reason"]) == ("hold", True)
     refused = await desk.open(rollout, 1, 409)
     assert "holiday" in refused["error"]["verdict"]["reason"]
     assert desk.gateway.share("2") == 1_000
