@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
+from time import monotonic
 
 import numpy as np
 import pytest
@@ -67,6 +68,16 @@ def test_slow_holds_an_answer_for_twice_what_it_took():
     assert Slow().refusal(None) is None
     assert [type(fault_of(name)) for name in FAULTS[:3]] == [Fail, RejectLong, Slow]
     assert fault_of("nan").hold_s(0.25) == 0.0
+
+
+def test_slow_takes_at_least_three_times_what_the_model_server_took(tmp_path: Path):
+    """A bound from below, which no busy machine can break; the half is for timers that round to milliseconds."""
+    with faulty("slow", embedding_engine(tmp_path / "heavy", turns=50)) as server:
+        client = server.client()
+        began = monotonic()
+        assert client.embed(SHORT).status == 200
+        took_s = monotonic() - began
+        assert took_s >= 2.5 * client.metric("infer_request_seconds_sum")
 
 
 def test_slow_answers_are_right_and_finished_in_the_drain(tmp_path: Path):

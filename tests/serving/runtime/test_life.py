@@ -160,6 +160,7 @@ def test_a_client_that_leaves_is_forgotten(tmp_path: Path):
         while watcher.metric("infer_inflight") > 0:
             pass
         assert watcher.embed(ROW).status == 200
+        assert watcher.metric("infer_inflight") == 0, "the answer that nobody waits for is not counted again"
 
 
 class Load:
@@ -220,16 +221,20 @@ def test_a_drain_under_load_loses_no_request(tmp_path: Path):
     assert code == 0
 
 
-def test_a_request_in_flight_when_the_grace_ends_is_answered(tmp_path: Path):
+def test_requests_in_flight_when_the_grace_ends_are_answered(tmp_path: Path):
+    """Three full batches, so that two still wait in the queue when nothing more is accepted."""
     engine = embedding_engine(tmp_path / "slow", turns=80)
     with serving(engine, "--drain-s", "0") as server:
         answers = []
-        thread = Thread(target=lambda: answers.append(Client(server.port).embed(ROW)))
+        full = [ROW] * 16
+        threads = [Thread(target=lambda: answers.append(Client(server.port).embed(*full))) for _ in range(3)]
         watcher = server.client()
-        thread.start()
-        while watcher.metric("infer_inflight") < 1:
+        for thread in threads:
+            thread.start()
+        while watcher.metric("infer_inflight") < 3:
             pass
         server.terminate()
-        thread.join()
+        for thread in threads:
+            thread.join()
         assert server.wait() == 0
-    assert [answer.status for answer in answers] == [200]
+    assert [answer.status for answer in answers] == [200] * 3
