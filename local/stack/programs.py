@@ -147,9 +147,19 @@ def mlflow(layout: Layout) -> Program:
     return Program(name="mlflow", argv=argv, log=layout.log("mlflow"), env=env, cwd=folder)
 
 
+# LocalExecutor forks every task from the scheduler: what that has imported, no task imports again.
+LOCAL_SETTINGS = """import sys
+
+if "scheduler" in sys.argv:
+    import airflow.providers.cncf.kubernetes.operators.pod
+    import plugins.promotion
+"""
+
+
 def airflow(layout: Layout) -> Program:
     home = layout.root / "airflow"
-    home.mkdir(parents=True, exist_ok=True)
+    (home / "config").mkdir(parents=True, exist_ok=True)
+    (home / "config" / "airflow_local_settings.py").write_text(LOCAL_SETTINGS)
     (home / "passwords.json").write_text(json.dumps({"admin": "admin"}))
     argv = (str(BIN / "airflow"), "standalone")
     env = {**airflow_env(layout, home), **sluice_env(layout)}
