@@ -1,12 +1,16 @@
-"""Airflow's plugin of Sluice: the run's note.
+"""Airflow's plugin of Sluice: the run's note, and one import done early.
 
 Problem: who looks at a red run wants the verdict, not a stack trace, and a task cannot write its run's note. So a
 listener in the scheduler copies what `settle` recorded when the run ends. It reads the scheduler's own session and
 never commits; whatever goes wrong here is logged and changes no run.
+
+The Kubernetes client takes about two seconds to import. Imported once, when the scheduler or the dag-processor
+starts, it is there in every process that they fork: for each task, and for each parsing of each file.
 """
 
 from __future__ import annotations
 
+import importlib
 import logging
 from typing import Any
 
@@ -14,12 +18,19 @@ from airflow.listeners import hookimpl
 from airflow.plugins_manager import AirflowPlugin
 
 SETTLE, NOTE_KEY, DAG_PREFIX = "settle", "note", "promote__"
+SLOW_IMPORTS = ("airflow.providers.cncf.kubernetes.operators.pod", "airflow.providers.standard.operators.hitl")
 
 _log = logging.getLogger(__name__)
 
 
-class RunNotes:
-    """Copies the note of `settle` to the run."""
+class Listener:
+    """Copies the note of `settle` to the run; imports early what every fork needs."""
+
+    @hookimpl
+    def on_starting(self, component: Any) -> None:
+        if type(component).__name__ == "Job":  # scheduler, dag-processor, triggerer; not the task itself
+            for name in SLOW_IMPORTS:
+                importlib.import_module(name)
 
     @hookimpl
     def on_dag_run_success(self, dag_run: Any, msg: str) -> None:
@@ -60,4 +71,4 @@ def write_note(dag_run: Any) -> None:
 
 class SluicePlugin(AirflowPlugin):
     name = "sluice"
-    listeners = [RunNotes()]  # noqa: RUF012 Airflow's own declaration
+    listeners = [Listener()]  # noqa: RUF012 Airflow's own declaration

@@ -53,7 +53,7 @@ def outcome(rollout: Mapping[str, Any], ending: Ending) -> tuple[str, str]:
     """(outcome, reason) for people: the ledger's state, or `held` while the rollout is live."""
     state = State(rollout["state"])
     if state in LIVE:
-        share = f"{rollout['percent']:g} % of the traffic stays"
-        return "held", f"{share}: {(rollout.get('held') or {}).get('reason') or ending.reason}"
+        why = (rollout.get("held") or {}).get("reason") or ending.reason
+        return "held", f"{rollout['percent']:g} % of the traffic stays: {why}; clear the task to go on"
     verdict = rollout.get("verdict") or {}
     return state.value, str(rollout.get("reason") or verdict.get("reason") or ending.reason)

@@ -125,6 +125,7 @@ class Registry:
         return str(version.version)
 
     def _log_onnx(self, entry: Entry) -> Any:
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # its Linux wheel reports to its maker otherwise
         import mlflow.onnx
         import onnx
         import onnxruntime
