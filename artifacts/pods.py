@@ -8,6 +8,7 @@ wrong and the next step.
 
 import argparse
 import errno
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -16,6 +17,9 @@ from pathlib import Path
 from artifacts.store import Store
 from sluice.errors import EXIT_FATAL, EXIT_RETRYABLE, FatalError, SluiceError
 from sluice.release import Release
+
+# Before anybody imports ONNX Runtime: its Linux wheel reports to its maker unless told not to.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 # What waiting or another machine can mend; any other OSError of ours is a fault in the call.
 MENDABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM, errno.ESTALE, errno.EAGAIN})

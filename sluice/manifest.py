@@ -13,9 +13,8 @@ from pydantic import Field, JsonValue, ValidationError
 
 from sluice.errors import FatalError, ProblemsError
 from sluice.signature import Signature, TensorSpec
-from sluice.spec import Axis
 from sluice.spec_problems import problems_of
-from sluice.spec_types import Arch, Backend, InsidePath, Part, Precision, ServiceName, Sha256, Text
+from sluice.spec_types import Arch, Axis, Backend, InsidePath, Part, Precision, ServiceName, Sha256, Text
 
 MANIFEST_FILE: Final = "manifest.json"
 

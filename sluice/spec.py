@@ -30,6 +30,7 @@ from sluice.spec_policy import (
 from sluice.spec_problems import CROSS, validated
 from sluice.spec_types import (
     Arch,
+    Axis,
     Backend,
     Cosine,
     Count,
@@ -55,15 +56,6 @@ from sluice.spec_types import (
 )
 
 DEFAULT_ACCURACY: Final = {"fp32": 0.9999, "fp16": 0.999, "int8": 0.98}
-
-
-class Axis(Part):
-    """The range of a dynamic axis, and the sizes that are warmed before a server is ready."""
-
-    min: Count
-    opt: Count
-    max: Count
-    buckets: Annotated[tuple[Count, ...], Field(min_length=1)]
 
 
 class Model(Part):

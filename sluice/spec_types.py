@@ -163,3 +163,12 @@ Labels = Annotated[dict[str, Annotated[str, Strict()]], Field(min_length=1), Aft
 Environment = Annotated[dict[str, Annotated[str, Strict()]], AfterValidator(_environment)]
 ReviewPoint = Annotated[int | str, PlainValidator(_review_point)]
 Once = AfterValidator(_each_once)
+
+
+class Axis(Part):
+    """The range of a dynamic axis, and the sizes that are warmed before a server is ready."""
+
+    min: Count
+    opt: Count
+    max: Count
+    buckets: Annotated[tuple[Count, ...], Field(min_length=1)]

@@ -141,7 +141,7 @@ def profile(bench: Bench, candidates: Sequence[Candidate]) -> dict[str, Profile]
             accuracy=accuracies[one.name],
             timings={shape: measured[one.name] for shape, measured in timings.items()},
             peak_memory_bytes=backend.peak_memory_bytes(engines[one.name], largest, threads=threads),
-            engine_bytes=engines[one.name].stat().st_size,
+            engine_bytes=sum(part.stat().st_size for part in engines[one.name].parent.iterdir()),
         )
         for one in candidates
     }

@@ -19,7 +19,6 @@ from build_images.engine_builder.device import device_facts
 from sluice.errors import FatalError, RetryableError
 
 PROVIDERS: Final = ["CPUExecutionProvider"]
-EXTERNAL_ABOVE_BYTES: Final = 1_000_000_000
 PEAK: Final = Path(__file__).with_name("peak_memory.py")
 PEAK_TIMEOUT_S: Final = 120
 
@@ -41,9 +40,14 @@ class OnnxRuntimeBackend:
     def build(self, source: Path, engine: Path, *, threads: int) -> None:
         options = _options(threads, onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL)
         options.optimized_model_filepath = str(engine)
-        if _size_bytes(source) > EXTERNAL_ABOVE_BYTES:
-            external = "session.optimized_model_external_initializers_file_name"
-            options.add_session_config_entry(external, f"{engine.name}.data")
+        # Weights beside the graph, packed as this machine's kernels want them: replicas map one copy of the file
+        # instead of each packing its own (measured for MiniLM: 67 MB less a replica, and a shorter load).
+        for name, value in (
+            ("optimized_model_external_initializers_file_name", f"{engine.name}.data"),
+            ("optimized_model_external_initializers_min_size_in_bytes", "1024"),
+            ("save_external_prepacked_constant_initializers", "1"),
+        ):
+            options.add_session_config_entry(f"session.{name}", value)
         _session(source, options)
 
     def open(self, engine: Path, *, threads: int) -> Run:
@@ -105,8 +109,3 @@ def _runner(session: onnxruntime.InferenceSession) -> Run:
         return dict(zip(names, session.run(None, dict(feed)), strict=True))
 
     return run
-
-
-def _size_bytes(source: Path) -> int:
-    """Of the model with its external data beside it."""
-    return sum(path.stat().st_size for path in source.parent.glob(f"{source.name}*"))
