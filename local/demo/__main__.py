@@ -20,6 +20,7 @@ from local.stack.programs import REPO
 from local.stack.stack import Stack
 from sluice.errors import FatalError, SluiceError
 
+LOG_WIDTH = 132  # columns when the output is no terminal
 MARKER = ".sluice-demo"  # says that this folder may be emptied
 
 
@@ -87,7 +88,7 @@ def main() -> int:
     args = parse()
     for sig in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(sig, interrupt)
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=LOG_WIDTH)
     try:
         clear(args.root)
         return play(args, console)

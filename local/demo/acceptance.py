@@ -32,6 +32,13 @@ TARGETS = {
     ),
 }
 
+SHORT = {  # what the terminal says of each
+    "demo.2": "the good version reached 100 %; every user on the side that the hash predicts; no failure",
+    "demo.3": "the bad version was turned back at or before 5 %, within 0.1 s of the verdict",
+    "demo.4": "MLflow and Airflow tell the same story: champion, reason, green run, red run",
+    "demo.5": "scheduler and triggerer killed at 5 %: traffic stays, the run goes on, buttons move nothing",
+}
+
 
 def line(
     name: str, value: Mapping[str, Any] | None, holds: bool | None, *, reason: str = ""

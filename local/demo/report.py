@@ -146,34 +146,41 @@ def shares_of(stack: Stack) -> dict[str, float]:
 def show(report: Mapping[str, Any], console: Console) -> None:
     """The report for people: one table of rollouts, one of stages, one of promises."""
     console.rule("report", align="left")
-    rollouts = Table(
-        "rollout", "outcome", "seconds", "users", "requests", "failures", "changed sides", box=None
-    )
-    stages = Table(
-        "version", "stage", "seconds", "forecast", "users", "asked", "got", "mispredicted", box=None
-    )
+    rollouts = table("rollout", "outcome", "seconds", "users", "requests", "failures", "changed sides")
+    stages = table("version", "stage", "seconds", "forecast", "users", "asked", "got", "mispredicted")
     for row in report["rollouts"]:
         found = row["exposure"]
-        cells = (found.get("users_exposed"), found.get("requests_exposed"), found.get("client_failures"))
-        changed = found.get("users_who_changed_sides")
-        rollouts.add_row(row["name"], row["outcome"], f"{row['seconds']:.0f}", *map(cell, (*cells, changed)))
+        names = ("users_exposed", "requests_exposed", "client_failures", "users_who_changed_sides")
+        rollouts.add_row(
+            row["name"], row["outcome"], f"{row['seconds']:.0f}", *(cell(found.get(x)) for x in names)
+        )
         for stage in found["stages"]:
-            got = f"{100 * stage['users_exposed'] / stage['users']:.2f} %" if stage["users"] else "-"
-            forecast = cell(stage["forecast_seconds"])
-            times = (
-                f"{stage['percent']:g} %",
-                f"{stage['seconds']:.0f}",
-                forecast,
-                str(stage["users_exposed"]),
-            )
-            asked = f"{stage['percent']:g} %"
-            stages.add_row(row["version"], *times, asked, got, str(stage["mispredicted_requests"]))
+            stages.add_row(row["version"], *stage_cells(stage))
     console.print(rollouts, "", stages, "")
+    for row in report["rollouts"]:
+        console.print(f"  {row['name']}: {row['reason'] or '-'}", soft_wrap=True, highlight=False)
+    console.print()
     for promise in report["acceptance"]:
         mark = {True: "[green]holds[/]", False: "[red]MISSED[/]", None: "[dim]not run[/]"}[promise["holds"]]
-        console.print(f"  {promise['id']}  {mark}  {promise['target']}", soft_wrap=False)
+        console.print(f"  {promise['id']}  {mark:<22}  {acceptance.SHORT[promise['id']]}", soft_wrap=True)
+    console.print()
     for name, link in report["links"].items():
         console.print(f"  {name:<11} {link}", style="cyan", soft_wrap=True)
+
+
+def table(*columns: str) -> Table:
+    """A plain table whose numbers stand to the right."""
+    made = Table(box=None, pad_edge=True)
+    for turn, name in enumerate(columns):
+        made.add_column(name, justify="left" if turn < 2 and name != "stage" else "right", no_wrap=True)
+    return made
+
+
+def stage_cells(stage: Mapping[str, Any]) -> tuple[str, ...]:
+    asked = f"{stage['percent']:g} %"
+    got = f"{100 * stage['users_exposed'] / stage['users']:.2f} %" if stage["users"] else "-"
+    times = (f"{stage['seconds']:.0f} s", f"{cell(stage['forecast_seconds'])} s")
+    return (asked, *times, str(stage["users_exposed"]), asked, got, str(stage["mispredicted_requests"]))
 
 
 def cell(value: Any) -> str:
