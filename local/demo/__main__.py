@@ -30,7 +30,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "--exit", action="store_true", help="end when the report is written instead of staying up"
     )
     parser.add_argument(
-        "--fault", choices=sorted(FAULTS), default="fail", help="what is wrong with version 3"
+        "--fault",
+        type=faults,
+        default=("fail",),
+        help=f"what is wrong with version 3: {', '.join(FAULTS)}; a list makes one bad version each (default: fail)",
     )
     parser.add_argument("--review", action="store_true", help="leave the reviews to you, at the Airflow page")
     parser.add_argument(
@@ -39,9 +42,17 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rate", type=float, default=80.0, help="requests per second")
     parser.add_argument("--users", type=int, default=20_000, help="size of the population")
     parser.add_argument(
-        "--root", type=Path, default=REPO / ".sluice", help="folder of all state; emptied first"
+        "--root", type=Path, default=REPO / ".sluice" / "demo", help="folder of all state; emptied first"
     )
     return parser.parse_args(argv)
+
+
+def faults(text: str) -> tuple[str, ...]:
+    """`fail,slow` -> names of faults, each once."""
+    names = tuple(dict.fromkeys(text.split(",")))
+    if unknown := [name for name in names if name not in FAULTS]:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(FAULTS)}")
+    return names
 
 
 def interrupt(signum: int, frame: FrameType | None) -> None:
@@ -52,7 +63,7 @@ def play(args: argparse.Namespace, console: Console) -> int:
     """The whole demo on a fresh state folder; the exit code: 0 if every line that was run holds."""
     began = time.monotonic()
     options = Options(
-        fault=args.fault,
+        faults=args.fault,
         rate_rps=args.rate,
         users=args.users,
         review=args.review,
@@ -69,7 +80,7 @@ def play(args: argparse.Namespace, console: Console) -> int:
             console.print(
                 "  reviews are answered by the demo through Airflow's API; --review leaves them to you"
             )
-        played = [scenario.first(), scenario.good(), scenario.bad()]
+        played = [scenario.first(), scenario.good(), *(scenario.bad(fault) for fault in options.faults)]
         scenario.stop_load()
         found = report.make(scenario, played, seconds=time.monotonic() - began)
         (args.root / "report.json").write_text(json.dumps(found, indent=2))

@@ -73,8 +73,15 @@ def good_rollout(rollout: Mapping[str, Any], anonymous: Mapping[str, int]) -> di
     return line("demo.2", value, holds)
 
 
+def bad_rollouts(rollouts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Line 3, by fault: every one must hold, and there must be one."""
+    lines = {fault: bad_rollout(rollout) for fault, rollout in rollouts.items()}
+    holds = bool(lines) and all(row["holds"] for row in lines.values())
+    return line("demo.3", {fault: row["value"] for fault, row in lines.items()}, holds)
+
+
 def bad_rollout(rollout: Mapping[str, Any]) -> dict[str, Any]:
-    """Line 3. A rollout that was never open proves nothing."""
+    """Line 3 of one rollout. A rollout that was never open proves nothing."""
     percents = [stage["percent"] for stage in rollout["exposure"]["stages"]]
     value = {
         "outcome": rollout["outcome"],

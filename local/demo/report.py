@@ -102,7 +102,7 @@ def mlflow(stack: Stack, path: str) -> dict[str, Any]:
 def make(scenario: Scenario, played: Sequence[Played], *, seconds: float) -> dict[str, Any]:
     """The whole report as one JSON object."""
     stack = scenario.stack
-    _, good, bad = played
+    _, good, bad, *_ = played
     rows = list(read(scenario.journal))
     shares = shares_of(stack)
     rollouts = [rollout_row(each, rows, shares) for each in played]
@@ -115,13 +115,13 @@ def make(scenario: Scenario, played: Sequence[Played], *, seconds: float) -> dic
             "users": scenario.options.users,
             "requests": len(rows),
         },
-        "fault": scenario.options.fault,
+        "faults": list(scenario.options.faults),
         "rollouts": rollouts,
         "anonymous": scenario.anonymous,
         "changed_from_the_spec": spec_difference(),
         "acceptance": [
             acceptance.good_rollout(rollouts[1], scenario.anonymous),
-            acceptance.bad_rollout(rollouts[2]),
+            acceptance.bad_rollouts(dict(zip(scenario.options.faults, rollouts[2:], strict=True))),
             acceptance.registry(registry_facts(stack, good, bad)),
             acceptance.killed_airflow(facts),
         ],

@@ -42,7 +42,7 @@ FAULTS = {
 class Options:
     """What the person asked for on the command line."""
 
-    fault: str
+    faults: tuple[str, ...]  # of the bad versions, in order; at least one
     rate_rps: float
     users: int
     review: bool
@@ -124,10 +124,10 @@ class Scenario:
             self.kill.finish(played.seen)
         return played
 
-    def bad(self) -> Played:
-        """Version 3: the same model behind a server command with a fault of its own."""
-        command = ["python", "-m", "local.demo.faulty_server", "--fault", self.options.fault, "--"]
-        title = f"version 3: {FAULTS[self.options.fault]}"
+    def bad(self, fault: str) -> Played:
+        """A bad version: the same model behind a server command with a fault of its own."""
+        command = ["python", "-m", "local.demo.faulty_server", "--fault", fault, "--"]
+        title = f"version {3 + self.options.faults.index(fault)}: {FAULTS[fault]}"
         return self._play(title, {"server_command": command})
 
     def _play(

@@ -106,6 +106,12 @@ def test_a_bad_rollout_with_one_broken_figure_does_not_hold(path, value):
     assert acceptance.bad_rollout(broken(BAD, path, value))["holds"] is False
 
 
+def test_one_fault_that_came_through_breaks_the_line_for_all():
+    assert acceptance.bad_rollouts({"fail": BAD, "slow": BAD})["holds"] is True
+    assert acceptance.bad_rollouts({"fail": BAD, "slow": {**BAD, "outcome": "promoted"}})["holds"] is False
+    assert acceptance.bad_rollouts({})["holds"] is False
+
+
 @pytest.mark.parametrize("name", sorted(REGISTRY))
 def test_the_registry_with_one_broken_fact_does_not_hold(name):
     assert acceptance.registry({**REGISTRY, name: None})["holds"] is False
