@@ -1,0 +1,50 @@
+"""Servers that stand in for the controller and Prometheus, and a database of Airflow's own."""
+
+from tests.plugins import environment  # isort: skip  before anything of Airflow
+
+import pytest
+
+from tests.plugins.stand import Stand
+from tests.sluice.specs import SHA, parse
+
+
+@pytest.fixture
+def controller(monkeypatch):
+    """A server on loopback that answers as the test tells it; Airflow's connection points there."""
+    with Stand() as stand:
+        monkeypatch.setenv("AIRFLOW_CONN_SLUICE_CONTROLLER", f"http://:secret@127.0.0.1:{stand.port}")
+        yield stand
+
+
+@pytest.fixture
+def prometheus(monkeypatch):
+    with Stand() as stand:
+        monkeypatch.setenv("AIRFLOW_CONN_SLUICE_PROMETHEUS", f"http://127.0.0.1:{stand.port}")
+        yield stand
+
+
+@pytest.fixture(scope="session")
+def airflow_db():
+    """Airflow's metadata database on SQLite, made once per session."""
+    environment.prepare()
+    from airflow.utils.db import initdb
+
+    initdb()
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    """`store(changes)` publishes a release of the test spec into a store of its own; its document's digest."""
+    from artifacts.store import Store
+    from sluice.release import Release
+
+    monkeypatch.setenv("SLUICE_STORE", str(tmp_path / "store"))
+
+    def publish(changes):
+        release = Release(parse(changes), SHA)
+        with Store(tmp_path / "store").staged("release", release.document_sha256) as draft:
+            (draft.path / "release.json").write_text(release.to_json())
+            draft.publish({"checkpoint": "one"})
+        return release.document_sha256
+
+    return publish
