@@ -1,4 +1,4 @@
-"""The whole way, measured: the demo as a user runs it, timed; then once more with the other faults and a killed Airflow.
+"""The whole way, measured: the demo as a user runs it, timed; then with the other faults and a killed Airflow.
 
 python -m benchmarks.promotion --json                          # both runs on this checkout
 python -m benchmarks.promotion --json --clone                  # in a fresh clone, its set-up timed as well
