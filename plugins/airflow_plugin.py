@@ -18,7 +18,11 @@ from airflow.listeners import hookimpl
 from airflow.plugins_manager import AirflowPlugin
 
 SETTLE, NOTE_KEY, DAG_PREFIX = "settle", "note", "promote__"
-SLOW_IMPORTS = ("airflow.providers.cncf.kubernetes.operators.pod", "airflow.providers.standard.operators.hitl")
+OUTCOME = "### Outcome"  # the heading that the note of `settle` begins with
+SLOW_IMPORTS = (
+    "airflow.providers.cncf.kubernetes.operators.pod",
+    "airflow.providers.standard.operators.hitl",
+)
 
 _log = logging.getLogger(__name__)
 
@@ -64,9 +68,11 @@ def write_note(dag_run: Any) -> None:
     recorded = session.scalars(wanted.limit(1)).first()
     if recorded is None:
         return
-    text, before = str(XComModel.deserialize_value(recorded)), dag_run.note or ""
-    if text not in before:
-        dag_run.note = "\n\n".join(part for part in (before, text) if part)
+    by_people = (
+        (dag_run.note or "").partition(OUTCOME)[0].rstrip()
+    )  # an earlier outcome of this run is replaced
+    text = str(XComModel.deserialize_value(recorded))
+    dag_run.note = f"{by_people}\n\n{text}" if by_people else text
 
 
 class SluicePlugin(AirflowPlugin):

@@ -42,10 +42,9 @@ def decide(states: Mapping[str, str | None], rejection: str | None) -> Ending:
         return Ending(passed=True, retreat=None, reason="every gate passed")
     if witness == "skipped":
         return Ending(passed=False, retreat=State.CANCELLED, reason="a person ended the run in Airflow")
-    failed = sorted(task for task, state in states.items() if state == "failed")
-    named = ", ".join(failed) or "a task"
+    failed = ", ".join(sorted(task for task, state in states.items() if state == "failed")) or "a task"
     return Ending(
-        passed=False, retreat=None, reason=f"{named} failed in Airflow; traffic stays: clear it to go on"
+        passed=False, retreat=None, reason=f"{failed} failed in Airflow, which says nothing of the model"
     )
 
 

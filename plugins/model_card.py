@@ -14,6 +14,7 @@ from sluice.manifest import EngineManifest
 from sluice.release import Release
 
 DASH: Final = "—"
+OUTCOME: Final = "### Outcome"
 WORST_ROWS: Final = 5
 
 
@@ -51,8 +52,8 @@ def card(
 
 
 def outcome_card(outcome: str, reason: str, verdict: Mapping[str, Any] | None, exposed: Any) -> str:
-    """What is put above a version's description when its rollout has ended."""
-    lines = [f"**{outcome.replace('_', ' ').capitalize()}**: {reason}"]
+    """How a rollout ended: the run's note, and what is put above the version's description."""
+    lines = [OUTCOME, f"**{outcome.replace('_', ' ').capitalize()}**: {reason}"]
     numbers = (verdict or {}).get("numbers") or {}
     flat = [(name, value) for name, value in _flat(numbers) if value is not None]
     if flat:

@@ -81,7 +81,7 @@ def run_label(run_id: str) -> str:
     plain = re.sub(r"[^A-Za-z0-9_.-]", "-", run_id).strip("-_.")
     if plain == run_id and len(plain) <= 63:
         return plain
-    return f"{plain[:50].rstrip('-_.')}-{sha256_bytes(run_id.encode())[:10]}"
+    return f"{plain[:50]}-{sha256_bytes(run_id.encode())[:10]}".lstrip("-_.")
 
 
 def actor(context: Mapping[str, Any]) -> str:

@@ -223,7 +223,9 @@ def _error(method: str, path: str, answer: requests.Response) -> Exception:
     said = str(error.get("message") or answer.text[:300] or answer.reason)
     what = f"{method} {path} answered {answer.status_code} {code}: {said}"
     advice = str(error.get("next_step") or "")
-    if answer.status_code >= 500 or answer.status_code == 429 or code == "conflict":  # another writer was first
+    if (
+        answer.status_code >= 500 or answer.status_code == 429 or code == "conflict"
+    ):  # another writer was first
         after = _seconds(answer.headers.get("Retry-After"))
         return ControllerUnavailableError(what, advice or "the task tries again by itself", code, after)
     if answer.status_code == 401:

@@ -48,3 +48,33 @@ def store(tmp_path, monkeypatch):
         return release.document_sha256
 
     return publish
+
+
+@pytest.fixture(scope="session")
+def dag(airflow_db):
+    """A promotion's DAG as the scheduler reads it from the database."""
+    from airflow.models.dagbundle import DagBundleModel
+    from airflow.models.serialized_dag import SerializedDagModel
+    from airflow.serialization.definitions.dag import SerializedDAG
+    from airflow.serialization.serialized_objects import DagSerialization, LazyDeserializedDAG
+    from airflow.utils.session import create_session
+
+    from plugins.promotion import build_dag
+    from plugins.settings import Addresses
+
+    written = build_dag(parse(), Addresses(namespace="n", store_volume={"emptyDir": {}}))
+    lazy = LazyDeserializedDAG.from_dag(written)
+    with create_session() as session:
+        session.add(DagBundleModel(name="tests"))
+        session.flush()
+        SerializedDAG.bulk_write_to_db("tests", None, [lazy], session=session)
+        SerializedDagModel.write_dag(lazy, bundle_name="tests", session=session)
+    return DagSerialization.from_dict(DagSerialization.to_dict(written))
+
+
+@pytest.fixture
+def run(dag):
+    """A new run of it; `states()` reads its tasks, `put` sets some."""
+    from tests.plugins.airflow_run import AirflowRun
+
+    return AirflowRun(dag)

@@ -14,6 +14,7 @@ class Ti:
     task_id: str = "task"
     dag_id: str = "promote__tiny"
     run_id: str = "run-1"
+    map_index: int = -1
     xcoms: dict[tuple[str, str], Any] = field(default_factory=dict)
     states: dict[str, str | None] = field(default_factory=dict)
 

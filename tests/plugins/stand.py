@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -26,7 +25,7 @@ class Asked:
 
 @dataclass
 class Stand:
-    """`answers[(method, path)]`: (status, JSON), a list of them used up in turn, or a function of `Asked`."""
+    """`answers[(method, path)]`: (status, JSON), a function of `Asked`, or a list of either, used up in turn."""
 
     answers: dict[tuple[str, str], Any] = field(default_factory=dict)
     asked: list[Asked] = field(default_factory=list)
@@ -80,11 +79,9 @@ class Stand:
         if found is None:
             message = f"no {asked.method} {asked.path} here"
             return 404, {"error": {"code": "not-found", "message": message, "next_step": "look"}}
-        if isinstance(found, Callable):
-            return found(asked)
         if isinstance(found, list):
-            return found.pop(0) if len(found) > 1 else found[0]
-        return found
+            found = found.pop(0) if len(found) > 1 else found[0]
+        return found(asked) if callable(found) else found
 
 
 def refusal(code: str, message: str, **fields: Any) -> dict[str, Any]:

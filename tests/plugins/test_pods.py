@@ -1,0 +1,142 @@
+"""The pod manifests, whole: what a cluster gets is what stands here."""
+
+from types import SimpleNamespace
+
+import pytest
+from kubernetes import client
+
+from plugins.pods import PodRetryPolicy, build, build_target, step
+from plugins.settings import Addresses, AddressesError
+from tests.plugins.environment import VOLUME
+from tests.sluice.specs import parse
+
+ADDRESSES = Addresses(namespace="sluice", store_volume=VOLUME)
+COMMON_POD = {
+    "automountServiceAccountToken": False,
+    "restartPolicy": "Never",
+    "securityContext": {
+        "runAsNonRoot": True,
+        "runAsUser": 65532,
+        "runAsGroup": 65532,
+        "fsGroup": 65532,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    },
+    "volumes": [{"name": "store", "hostPath": {"path": "/srv/sluice"}}, {"name": "scratch", "emptyDir": {}}],
+}
+COMMON_CONTAINER = {
+    "name": "base",
+    "securityContext": {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    },
+    "terminationMessagePolicy": "FallbackToLogsOnError",
+    "volumeMounts": [
+        {"name": "store", "mountPath": "/var/lib/sluice/store"},
+        {"name": "scratch", "mountPath": "/tmp"},
+    ],
+}
+
+
+def manifest(arguments):
+    """The pod as it is sent, without the empty fields that the operator adds."""
+    from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
+
+    operator = KubernetesPodOperator(**arguments, random_name_suffix=False)
+    pod = client.ApiClient().sanitize_for_serialization(operator.build_pod_request_obj(dry_run=True))
+    pod["metadata"]["labels"].pop("airflow_version")
+    return filled(pod)
+
+
+def filled(value):
+    """Without what is empty or false, except what says no on purpose."""
+    if isinstance(value, dict):
+        said = {"automountServiceAccountToken", "allowPrivilegeEscalation", "emptyDir"}
+        return {k: filled(v) for k, v in value.items() if k in said or v not in (None, False, [], {})}
+    return [filled(item) for item in value] if isinstance(value, list) else value
+
+
+def test_the_exporters_pod():
+    arguments = step(
+        "export",
+        service="tiny",
+        image="exporter:1",
+        command=("python", "-m", "build_images.exporter", "export"),
+        addresses=ADDRESSES,
+    )
+    labels = {
+        "sluice.dev/run": "{{ ti.xcom_pull(task_ids='resolve')['run_label'] }}",
+        "sluice.dev/service": "tiny",
+        "sluice.dev/step": "export",
+    }
+    document = "{{ ti.xcom_pull(task_ids='resolve')['document'] }}"
+    container = {
+        **COMMON_CONTAINER,
+        "image": "exporter:1",
+        "command": ["python", "-m", "build_images.exporter", "export"],
+        "args": ["--store", "/var/lib/sluice/store", "--release", document],
+        "resources": {"requests": {"cpu": "500m", "memory": "4Gi"}, "limits": {"memory": "4Gi"}},
+    }
+    assert manifest(arguments) == {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "tiny-export", "namespace": "sluice", "labels": labels},
+        "spec": {**COMMON_POD, "containers": [container]},
+    }
+
+
+def test_a_build_pod_runs_where_its_target_says_with_what_it_asks_for():
+    spec = parse(
+        {
+            "targets.0.arch": "sm_80",
+            "targets.0.backend": "tensorrt",
+            "targets.0.selector": {"nvidia.com/gpu.product": "A100"},
+            "targets.0.resources": {"cpu": "4", "memory": "16Gi"},
+        }
+    )
+    arguments = build(service="tiny", addresses=ADDRESSES)
+    arguments.pop("map_index_template")
+    pod = manifest({**arguments, **build_target(spec.targets[0])})["spec"]
+    assert pod["nodeSelector"] == {"nvidia.com/gpu.product": "A100"}
+    assert [toleration["key"] for toleration in pod["tolerations"]] == ["sluice.dev/arch", "nvidia.com/gpu"]
+    (container,) = pod["containers"]
+    assert container["args"][-2:] == ["--target", "sm_80"]
+    assert container["resources"] == {
+        "requests": {"cpu": "4", "memory": "16Gi"},
+        "limits": {"memory": "16Gi"},
+    }
+
+
+@pytest.mark.parametrize(("optional", "codes"), [(True, [3]), (False, None)])
+def test_only_an_optional_target_may_be_skipped_for_what_a_retry_cannot_mend(optional, codes):
+    target = parse({"targets.0.optional": False}).targets[0].model_copy(update={"optional": optional})
+    assert build_target(target)["skip_on_exit_code"] == codes
+
+
+def ended(code):
+    state = SimpleNamespace(terminated=SimpleNamespace(exit_code=code))
+    status = SimpleNamespace(container_statuses=[SimpleNamespace(name="base", state=state)])
+    return SimpleNamespace(status=status)
+
+
+@pytest.mark.parametrize(
+    ("pod", "action"),
+    [
+        pytest.param(ended(3), "fail", id="the-model-or-the-spec-is-at-fault"),
+        pytest.param(ended(2), "fail", id="wrong-usage"),
+        pytest.param(ended(4), "default", id="retryable"),
+        pytest.param(ended(137), "default", id="killed"),
+        pytest.param(None, "default", id="the-pod-was-never-seen"),
+    ],
+)
+def test_the_exit_code_says_whether_a_retry_makes_sense(pod, action):
+    task = SimpleNamespace(remote_pod=pod, base_container_name="base")
+    decision = PodRetryPolicy().evaluate(RuntimeError(), 1, 3, {"task": task})
+    assert decision.action.value == action
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "[]", "{}", '{"a": {}, "b": {}}', '{"hostPath": "/x"}'])
+def test_a_store_volume_that_is_none_names_the_variable_and_an_example(text):
+    env = {} if text is None else {"SLUICE_STORE_VOLUME": text}
+    with pytest.raises(AddressesError, match=r"SLUICE_STORE_VOLUME.*persistentVolumeClaim"):
+        Addresses.from_env(env)
