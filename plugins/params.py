@@ -27,6 +27,8 @@ def form(spec: ReleaseSpec) -> dict[str, Param]:
 def from_form(values: Mapping[str, Any]) -> Params:
     """The filled form as `Params`; empty means None. Raises ParamsError with every wrong field."""
     given = {name: values.get(name) for name in Params.model_fields}
+    if isinstance(given["review"], list):  # the form offers text: "50" is the stage of 50 %
+        given["review"] = [int(point) if str(point).isdecimal() else point for point in given["review"]]
     return Params(**{name: value for name, value in given.items() if value not in (None, "", {})})
 
 

@@ -84,14 +84,14 @@ class Cluster:
         deadline, said = time.monotonic() + timeout_s, ""
         while True:
             states = {workload.name: self._replicas(workload) for workload in workloads}
+            obstacles = [obstacle for workload in workloads for obstacle in self._obstacles(workload)]
             line = ", ".join(f"{name}: {ready}/{wanted} ready" for name, (ready, wanted) in states.items())
+            line += f" ({'; '.join(obstacles)})" if obstacles else ""
             if line != said:
                 said = line
                 say(line)
             if all(ready >= wanted > 0 for ready, wanted in states.values()):
                 return
-            for workload in workloads:
-                self._assert_hopeful(workload)
             if time.monotonic() > deadline:
                 raise RetryableError(
                     f"not ready after {timeout_s:.0f} s: {line}",
@@ -108,9 +108,10 @@ class Cluster:
         fresh = found.metadata.generation is None or seen >= found.metadata.generation
         return ((found.status.ready_replicas or 0) if fresh else 0, found.spec.replicas or 0)
 
-    def _assert_hopeful(self, workload: Workload) -> None:
-        """Raise FatalError, with the container's own words, when a pod will never become ready."""
+    def _obstacles(self, workload: Workload) -> list[str]:
+        """Why pods do not start yet, each reason once. FatalError, with the container's words, if they never will."""
         selector = ",".join(f"{name}={value}" for name, value in workload.selector.items())
+        found: list[str] = []
         for pod in self._core.list_namespaced_pod(self._namespace, label_selector=selector).items:
             for status in pod.status.container_statuses or ():
                 waiting = status.state.waiting if status.state else None
@@ -120,6 +121,11 @@ class Cluster:
                         f"pod {pod.metadata.name}: {reason or 'restarts'} ({_last_words(status)})",
                         f"kubectl -n {self._namespace} logs {pod.metadata.name} --previous",
                     )
+                found += [reason] if reason else []
+            for condition in pod.status.conditions or ():
+                if condition.type == "PodScheduled" and condition.status == "False":
+                    found.append(condition.message or condition.reason or "not scheduled")
+        return list(dict.fromkeys(found))
 
     def delete(self, name: str) -> None:
         """Delete the Deployment and the Service of this name; absent is fine."""

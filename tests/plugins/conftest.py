@@ -2,10 +2,16 @@
 
 from tests.plugins import environment  # isort: skip  before anything of Airflow
 
+import itertools
+import json
+
 import pytest
 
+from tests.local.cluster.kube import Emulator, Kube
 from tests.plugins.stand import Stand
 from tests.sluice.specs import SHA, parse
+
+NUMBERS = itertools.count(1)
 
 
 @pytest.fixture
@@ -78,3 +84,21 @@ def run(dag):
     from tests.plugins.airflow_run import AirflowRun
 
     return AirflowRun(dag)
+
+
+@pytest.fixture(scope="session")
+def emulator(tmp_path_factory):
+    """The local cluster, started as a user starts it."""
+    with Emulator(tmp_path_factory.mktemp("cluster")) as started:
+        yield started
+
+
+@pytest.fixture
+def kube(emulator, monkeypatch):
+    """A namespace of its own; Airflow's connection and SLUICE_NAMESPACE point there."""
+    extra = {"kube_config_path": str(emulator.kubeconfig)}
+    connection = json.dumps({"conn_type": "kubernetes", "extra": extra})
+    monkeypatch.setenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", connection)
+    with Kube(emulator.kubeconfig, f"plugins-{next(NUMBERS)}") as started:
+        monkeypatch.setenv("SLUICE_NAMESPACE", started.namespace)
+        yield started

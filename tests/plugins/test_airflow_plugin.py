@@ -55,7 +55,8 @@ def test_airflow_loads_one_plugin_and_imports_nothing_else_of_ours():
     """Its plugin manager would import every file of the folder under its bare name."""
     code = (
         "import sys, airflow.plugins_manager as m; found, errors = m._get_plugins();"
-        "print([p.name for p in found], errors, sorted(n for n in sys.modules if 'plugins.' in n and 'airflow' not in n),"
+        "ours = sorted(n for n in sys.modules if 'plugins.' in n and 'airflow' not in n);"
+        "print([p.name for p in found], errors, ours,"
         "sorted({'promotion', 'pods', 'gate'} & set(sys.modules)))"
     )
     environment.prepare()

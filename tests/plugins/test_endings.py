@@ -45,7 +45,7 @@ def test_a_run_that_is_marked_between_two_tasks_is_cancelled_too(run):
 @pytest.mark.parametrize("task", ["resolve", "build", "deploy", "open_5", "gate_5", "gate_100"])
 def test_a_task_that_failed_moves_no_traffic_and_is_named(run, task):
     """The tasks behind it become upstream_failed, so nobody can have marked the run."""
-    before = list(UNTIL_GATE_5) + ["gate_5", "open_50", "gate_50", "open_100", "gate_100"]
+    before = [*UNTIL_GATE_5, "gate_5", "open_50", "gate_50", "open_100", "gate_100"]
     run.put(**dict.fromkeys(before[: before.index(task)], "success"), **{task: "failed"})
     run.schedule()
     states = run.states()
