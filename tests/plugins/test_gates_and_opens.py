@@ -4,6 +4,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, TaskDeferred
 
 from plugins.gate import Look, Outcome
+from plugins.operators import open_stage
 from plugins.operators.open_stage import OpenStageOperator
 from plugins.runs import RunFacts
 from plugins.sensors.gate import GateSensor
@@ -71,7 +72,8 @@ def test_without_a_rollout_of_its_own_a_task_opens_nothing(run, controller):
     assert controller.asked == []
 
 
-def test_a_pass_that_went_stale_is_waited_for(run, controller):
+def test_a_pass_that_went_stale_is_waited_for(run, controller, monkeypatch):
+    monkeypatch.setattr(open_stage, "PAUSE_S", 0.01)
     run.xcoms["review_50", "return_value"] = answered("Approve", "ada")
     stale = refusal("no-fresh-pass", "none", verdict={"action": "hold", "reason": "dwell"})
     busy = refusal("capacity", "2 of 6 replicas")
