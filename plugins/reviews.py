@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import TriggerRule
@@ -20,7 +20,11 @@ from plugins.runs import facts_of, release_of
 from sluice.errors import FatalError
 from sluice.spec import Review
 
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
 DEPLOY: Final = "deploy"
+RESPONSE_KEY: Final = "response"  # XCom of a review: `{chosen_options, responded_by_user, responded_at}`
 Point = int | str
 
 BODY: Final = "{{ ti.xcom_pull(task_ids='register')['card'] }}\n"
@@ -53,16 +57,28 @@ class Answer:
         return f"{self.who} answered {', '.join(self.chosen)} at {self.at}"
 
 
+class ReviewOperator(ApprovalOperator):
+    """Airflow's approval, which keeps its answer: on Reject the operator itself skips on before it returns one."""
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
+        if "error" not in event:
+            answer = {name: event.get(name) for name in ("chosen_options", "responded_by_user")}
+            context["ti"].xcom_push(
+                key=RESPONSE_KEY, value={**answer, "responded_at": str(event.get("responded_at"))}
+            )
+        return super().execute_complete(context, event)
+
+
 def task_id(point: Point) -> str:
     """`review_deploy`, `review_50`."""
     return f"review_{point}"
 
 
-def review_task(point: Point, review: Review, *, service: str, gate_before: str | None) -> ApprovalOperator:
+def review_task(point: Point, review: Review, *, service: str, gate_before: str | None) -> ReviewOperator:
     """The task that asks a person before `point`; Reject, also by timeout, skips everything but the teardowns."""
     where = "deploying" if point == DEPLOY else f"opening {point} %"
     evidence = "" if gate_before is None else STAGE_BODY % gate_before
-    return ApprovalOperator(
+    return ReviewOperator(
         task_id=task_id(point),
         subject=f"{service}: approve {where}?",
         body=evidence + BODY,
@@ -88,11 +104,11 @@ def skip_unless_asked(context: Mapping[str, Any], point: Point) -> None:
 
 def answer_of(context: Mapping[str, Any], point: Point) -> Answer | None:
     """The recorded response to the review before `point`; None when there is none."""
-    recorded = context["ti"].xcom_pull(task_ids=task_id(point))
+    recorded = context["ti"].xcom_pull(task_ids=task_id(point), key=RESPONSE_KEY)
     if not isinstance(recorded, Mapping) or not recorded.get("chosen_options"):
         return None
     user = recorded.get("responded_by_user")
-    who = (user.get("name") or user.get("id")) if isinstance(user, Mapping) else getattr(user, "name", None)
+    who = (user.get("name") or user.get("id")) if isinstance(user, Mapping) else None
     return Answer(chosen=tuple(recorded["chosen_options"]), who=who, at=str(recorded.get("responded_at")))
 
 

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
+
+from airflow.providers.standard.operators.empty import EmptyOperator
+from airflow.sdk import DAG
+from airflow.sdk.exceptions import DownstreamTasksSkipped
+
+from plugins.reviews import review_task
+from sluice.spec import Review
 
 
 @dataclass
@@ -33,12 +42,19 @@ def context(ti: Ti, *, params: dict[str, Any] | None = None, run_type: str = "ma
     return {"ti": ti, "run_id": ti.run_id, "dag_run": dag_run, "params": params or {}}
 
 
-def answered(chosen: str, by: str | None) -> dict[str, Any]:
-    """What Airflow's ApprovalOperator leaves in XCom; nobody: the time ran out."""
-    user = None if by is None else {"id": by, "name": by}
-    return {
+def answered(chosen: str, by: str | None) -> Any:
+    """What a review leaves in XCom when it is answered; nobody: the time ran out. Made by the operator itself."""
+    with DAG(dag_id="one_review"):
+        review = review_task("deploy", Review(timeout_s=60), service="tiny", gate_before=None)
+        review >> EmptyOperator(task_id="behind")
+    ti = Ti(task_id=review.task_id)
+    event = {
         "chosen_options": [chosen],
         "params_input": {},
-        "responded_at": "2026-01-02",
-        "responded_by_user": user,
+        "responded_at": datetime(2026, 1, 2, tzinfo=UTC),
+        "responded_by_user": None if by is None else {"id": by, "name": by},
+        "timedout": by is None,
     }
+    with contextlib.suppress(DownstreamTasksSkipped):
+        review.execute_complete({**context(ti), "task": review}, event)
+    return ti.xcoms[review.task_id, "response"]

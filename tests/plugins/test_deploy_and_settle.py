@@ -53,7 +53,7 @@ def run(store, controller, kube, tmp_path, monkeypatch):
         xcoms={
             ("resolve", "return_value"): facts.to_xcom(),
             ("register", "return_value"): registered,
-            ("review_deploy", "return_value"): answered("Approve", "ada"),
+            ("review_deploy", "response"): answered("Approve", "ada"),
         },
     )
 
@@ -87,9 +87,9 @@ def test_a_signature_that_breaks_clients_stops_before_a_pod_is_made(run, control
     assert controller.calls(*CANDIDATE) == []
 
 
-@pytest.mark.parametrize("task", ["review_deploy", "register"])
-def test_a_task_that_was_merely_marked_as_done_deploys_nothing(run, kube, task):
-    del run.xcoms[task, "return_value"]
+@pytest.mark.parametrize(("task", "key"), [("review_deploy", "response"), ("register", "return_value")])
+def test_a_task_that_was_merely_marked_as_done_deploys_nothing(run, kube, task, key):
+    del run.xcoms[task, key]
     with pytest.raises(AirflowFailException, match=f"{task}.*marked as success"):
         deploy(run)
     assert names(kube) == []
@@ -178,7 +178,7 @@ def test_traffic_goes_back_with_the_outcome_that_fits(run, controller, states, c
     ("who", "words"), [("ada", "ada answered Reject"), (None, "nobody answered in time")]
 )
 def test_a_rejection_retreats_as_rejected_and_names_who(run, controller, who, words):
-    run.xcoms["review_deploy", "return_value"] = answered("Reject", who)
+    run.xcoms["review_deploy", "response"] = answered("Reject", who)
     controller.answers[RETREAT] = lambda asked: (
         200,
         pictures.rollout(state="rejected", reason=asked.body["reason"]),

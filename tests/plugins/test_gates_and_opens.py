@@ -44,7 +44,7 @@ def open_50(**changes):
 
 
 def test_an_approved_stage_is_opened_by_stage_and_epoch(run, controller):
-    run.xcoms["review_50", "return_value"] = answered("Approve", "ada")
+    run.xcoms["review_50", "response"] = answered("Approve", "ada")
     assert open_50().execute(context(run))["percent"] == 50
     assert [asked.body for asked in controller.calls(*OPEN)] == [{"epoch": EPOCH, "stage": 2}]
 
@@ -59,7 +59,7 @@ def test_an_approved_stage_is_opened_by_stage_and_epoch(run, controller):
     ],
 )
 def test_without_a_persons_approval_the_controller_is_not_even_asked(run, controller, answer, why):
-    run.xcoms["review_50", "return_value"] = answer
+    run.xcoms["review_50", "response"] = answer
     with pytest.raises(AirflowFailException, match=why):
         open_50().execute(context(run))
     assert controller.asked == []
@@ -74,7 +74,7 @@ def test_without_a_rollout_of_its_own_a_task_opens_nothing(run, controller):
 
 def test_a_pass_that_went_stale_is_waited_for(run, controller, monkeypatch):
     monkeypatch.setattr(open_stage, "PAUSE_S", 0.01)
-    run.xcoms["review_50", "return_value"] = answered("Approve", "ada")
+    run.xcoms["review_50", "response"] = answered("Approve", "ada")
     stale = refusal("no-fresh-pass", "none", verdict={"action": "hold", "reason": "dwell"})
     busy = refusal("capacity", "2 of 6 replicas")
     controller.headers = {"Retry-After": "0"}
@@ -84,7 +84,7 @@ def test_a_pass_that_went_stale_is_waited_for(run, controller, monkeypatch):
 
 
 def test_harm_is_not_waited_for(run, controller):
-    run.xcoms["review_50", "return_value"] = answered("Approve", "ada")
+    run.xcoms["review_50", "response"] = answered("Approve", "ada")
     harm = refusal(
         "no-fresh-pass", "none", verdict={"action": "harm", "reason": "9 of 9 are the candidate's"}
     )
@@ -95,7 +95,7 @@ def test_harm_is_not_waited_for(run, controller):
 
 @pytest.mark.parametrize("code", ["ended", "wrong-stage", "stale-epoch"])
 def test_a_conflict_fails_for_good(run, controller, code):
-    run.xcoms["review_50", "return_value"] = answered("Approve", "ada")
+    run.xcoms["review_50", "response"] = answered("Approve", "ada")
     controller.answers[OPEN] = (409, refusal(code, "not yours"))
     with pytest.raises(AirflowFailException, match="not yours"):
         open_50().execute(context(run))
@@ -110,7 +110,7 @@ def test_a_first_deployment_skips_the_stages_before_the_last_and_says_so(run, co
 
 @pytest.mark.parametrize(("by", "lifted"), [("airflow:promote__tiny:run-1:settle", 1), ("eve", 0)])
 def test_a_cleared_task_lifts_its_own_runs_hold_and_nobody_elses(run, controller, by, lifted):
-    run.xcoms["review_50", "return_value"] = answered("Approve", "ada")
+    run.xcoms["review_50", "response"] = answered("Approve", "ada")
     controller.answers[GET] = (200, pictures.rollout(held={"since": "t", "reason": "r", "by": by}))
     controller.answers[RESUME] = (200, OPENED)
     open_50().execute(context(run))
