@@ -124,14 +124,17 @@ def exposure(
         if since_s <= row.sent_at_s <= seconds(rollout["ended_at"] or rollout["started_at"])
     ]
     mine = [row for row in rows if row.version == candidate]
+    # A promoted version goes on as stable, where it is nobody's candidate; one that was turned back must be silent.
+    last_s = end_s if rollout["state"] == "promoted" else math.inf
+    exposed = [row for row in mine if since_s <= row.sent_at_s <= last_s]
     return {
         "stages": [
             stage_exposure(window, rows, salt=rollout["salt"], shares=shares, candidate=candidate)
             for window in stages
         ],
         "requests": len(during),
-        "users_exposed": len({row.uid for row in mine if row.sent_at_s >= since_s}),
-        "requests_exposed": len([row for row in mine if row.sent_at_s >= since_s]),
+        "users_exposed": len({row.uid for row in exposed}),
+        "requests_exposed": len(exposed),
         "client_failures": sum(row.failed for row in during),
         "client_failures_by_version": failures_by_version(during),
         "users_who_changed_sides": changed_sides(rows, candidate=candidate, since_s=since_s, until_s=end_s),

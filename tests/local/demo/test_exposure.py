@@ -106,3 +106,10 @@ def test_deviations_of_nothing_are_none_not_zero():
     assert deviations(0, 0, 0.01) is None
     assert deviations(1, 10, 1.0) == float("inf")
     assert deviations(150, 10_000, 0.01) == pytest.approx(5.025, abs=0.01)
+
+
+def test_what_a_promoted_version_served_as_stable_is_no_exposure_and_what_a_bad_one_served_later_is():
+    later = [*honest_rows(), sent("somebody-else", 40, "2")]
+    assert exposure(rollout(), later, shares=SHARES)["users_exposed"] == len(USERS)
+    harmed = rollout(state="turned_back", verdict={"action": "harm", "at": iso(25)})
+    assert exposure(harmed, later, shares=SHARES)["users_exposed"] == len(USERS) + 1
