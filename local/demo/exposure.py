@@ -162,11 +162,9 @@ def verdict_time(rollout: Mapping[str, Any]) -> float:
 def last_request_ms(rollout: Mapping[str, Any], mine: Sequence[Sent], verdict_s: float) -> float | None:
     """Milliseconds from the recorded verdict to the last request that the candidate got; 0 when none came after.
 
-    The later of two clocks of this machine: the client's, just before it sent, and Envoy's, when the request arrived.
+    An upper bound: the gateway gave a request to its version no later than the answer's end less the time that the
+    version had it. Verdict, gateway and client read one machine's clock.
     """
-    if rollout["state"] != "turned_back":
+    if rollout["state"] != "turned_back" or not mine:
         return None
-    times = [row.sent_at_s for row in mine]
-    if rollout.get("last_routed_at"):
-        times.append(seconds(rollout["last_routed_at"]))
-    return round(max(0.0, (max(times) - verdict_s) * 1000), 2) if times else None
+    return round(max(0.0, (max(row.routed_by_s for row in mine) - verdict_s) * 1000), 2)

@@ -21,6 +21,7 @@ from local.load.journal import Sent
 from sluice.errors import FatalError
 
 FLUSH_S = 0.2
+UPSTREAM_HEADER = "x-envoy-upstream-service-time"  # whole milliseconds, rounded down
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,17 +100,24 @@ async def _send(
     tokens: int,
     write: Callable[[str], object],
 ) -> None:
-    version, status = "", 0
+    version, status, upstream_ms = "", 0, 0
     headers = {load.uid_header: uid, "Content-Type": "application/json"}
     sent_at_s = time.time()
     try:
         async with session.post(load.url, data=body, headers=headers) as answer:
             version, status = answer.headers.get("x-sluice-version", ""), answer.status
+            upstream_ms = int(answer.headers.get(UPSTREAM_HEADER, 0))
             await answer.read()
     except (aiohttp.ClientError, TimeoutError):
         status = 0  # no answer: counted as a failure of the client's request
     sent = Sent(
-        sent_at_s=sent_at_s, ended_at_s=time.time(), uid=uid, version=version, status=status, tokens=tokens
+        sent_at_s=sent_at_s,
+        ended_at_s=time.time(),
+        uid=uid,
+        version=version,
+        status=status,
+        tokens=tokens,
+        upstream_ms=upstream_ms,
     )
     write(sent.to_line())
 

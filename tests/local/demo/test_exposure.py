@@ -1,5 +1,6 @@
 """The report's figures come from the journal; each kind of damage to it must show."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -90,12 +91,14 @@ def test_failures_are_counted_by_version_and_no_answer_is_a_failure():
     assert found["client_failures_by_version"] == {"2": 1, "no answer": 1}
 
 
-def test_the_last_request_after_the_verdict_is_measured_by_the_later_clock():
-    harmed = rollout(
-        state="turned_back", verdict={"action": "harm", "at": iso(25)}, last_routed_at=iso(25.002)
-    )
-    rows = [sent("a", 24, "2"), sent("b", 25.0015, "2"), sent("c", 26, "1")]
+def test_the_last_request_counts_until_the_gateway_can_have_given_it_to_the_bad_version():
+    """Sent before the verdict, answered after it: in flight, and the version had it for all but 2 ms of that time."""
+    harmed = rollout(state="turned_back", verdict={"action": "harm", "at": iso(25)})
+    in_flight = replace(sent("b", 24.999, "2"), ended_at_s=T0 + 25.5, upstream_ms=498)
+    rows = [sent("a", 24, "2"), in_flight, sent("c", 26, "1")]
     assert exposure(harmed, rows, shares=SHARES)["verdict_to_last_request_ms"] == pytest.approx(2.0, abs=0.01)
+    unknown = [replace(in_flight, upstream_ms=0)]
+    assert exposure(harmed, unknown, shares=SHARES)["verdict_to_last_request_ms"] == pytest.approx(500, abs=0.01)
 
 
 def test_a_rollout_that_was_never_open_has_no_stage():

@@ -43,12 +43,13 @@ async def drive(handler, *, requests, rate_rps=2000.0):
 async def test_every_request_has_one_line_with_version_and_status():
     async def handler(request):
         await request.read()
-        return web.Response(status=500, headers={"x-sluice-version": "7"})
+        return web.Response(status=500, headers={"x-sluice-version": "7", "x-envoy-upstream-service-time": "4"})
 
     rows, seen = await drive(handler, requests=40)
     assert len(rows) == len(seen)
     assert {(row.version, row.status, row.failed, row.tokens) for row in rows} == {("7", 500, True, 3)}
     assert all(row.sent_at_s <= row.ended_at_s for row in rows)
+    assert all(row.routed_by_s == pytest.approx(row.ended_at_s - 0.004) for row in rows)
 
 
 async def test_a_slow_server_does_not_slow_the_schedule():
