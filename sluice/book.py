@@ -7,14 +7,16 @@ Invariant: `from_json(to_json())` restores every counter that evidence depends o
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from sluice.evidence import KINDS, TESTS, Baseline, Kind, Test
 from sluice.hashline import HashLine
 from sluice.latency import SlowLimits
 from sluice.processes import NEVER, Series
 
-MARKS: Final = {(test, kind): i for i, (test, kind) in enumerate((t, k) for t in TESTS for k in KINDS)}
+Purpose = Test | Literal["watch"]  # the tests of coins, and the candidate's own rate at 100 %
+PURPOSES: Final[tuple[Purpose, ...]] = (*TESTS, "watch")
+MARKS: Final = {(test, kind): i for i, (test, kind) in enumerate((t, k) for t in PURPOSES for k in KINDS)}
 
 
 class User:
@@ -33,6 +35,11 @@ class User:
         """Note that evidence used this user in this stage."""
         if self.stage != stage:
             self.prev, self.stage, self.marks = self.stage, stage, None
+
+    def recount(self, stage: int) -> None:
+        """Forget what this stage counted of the user, not that it saw them."""
+        if self.stage == stage:
+            self.counted, self.sampled, self.marks = NEVER, NEVER, None
 
     def to_json(self) -> list[Any]:
         """For a snapshot."""
@@ -68,7 +75,9 @@ class Page:
     objective: dict[Kind, list[list[int]]] = field(
         default_factory=lambda: {kind: [[0, 0], [0, 0]] for kind in KINDS}
     )  # per side
-    series: dict[tuple[Test, Kind], Series] = field(default_factory=lambda: {key: Series() for key in MARKS})
+    series: dict[tuple[Purpose, Kind], Series] = field(
+        default_factory=lambda: {key: Series() for key in MARKS}
+    )
 
     def to_json(self) -> dict[str, Any]:
         """For a snapshot."""

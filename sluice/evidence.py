@@ -90,11 +90,15 @@ class EventUsers:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectiveCount:
-    """The candidate's users by the outcome of their first sampled request in the stage after settling."""
+    """The candidate's users by the outcome of their first sampled request since the process started.
+
+    process: 0 starts with the stage, after settling; later ones, counted at 100 % alone, start within it.
+    """
 
     kind: Kind
     ok: int
     bad: int
+    process: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +113,7 @@ class Baseline:
 class StageEvidence:
     """One stage of one rollout as counted at one moment. Times are unix seconds.
 
+    stable: the version beside the candidate, None in a first deployment, where nothing ever was.
     users_*: distinct users seen in the stage after settling, by the side that the hash assigns;
     users_coin are the candidate's that can be a coin (not seen inside the cohort in an earlier stage).
     requests_*: sampled requests; requests_misrouted were served by the other version than the hash says.
@@ -120,6 +125,7 @@ class StageEvidence:
     rollout: str
     epoch: int
     version: str
+    stable: str | None
     stage: int
     percent: float
     opened_at_s: float
@@ -175,7 +181,8 @@ def to_samples(evidence: StageEvidence) -> list[Sample]:
     def put(name: str, value: float, **labels: str) -> None:
         out.append((name, {**own, **labels}, float(value)))
 
-    put("sluice_stage_info", 1, epoch=str(evidence.epoch), version=evidence.version)
+    info = {"epoch": str(evidence.epoch), "version": evidence.version, "stable": evidence.stable or ""}
+    put("sluice_stage_info", 1, **info)
     for name, field in _FIGURES.items():
         put(name, getattr(evidence, field))
     for (name, side), field in _SIDED.items():
@@ -189,8 +196,9 @@ def to_samples(evidence: StageEvidence) -> list[Sample]:
     for events in evidence.event_users:
         put("sluice_event_users", events.users, kind=events.kind, side=events.side)
     for row in evidence.objective:
-        put("sluice_objective_users", row.ok, kind=row.kind, result="ok")
-        put("sluice_objective_users", row.bad, kind=row.kind, result="bad")
+        which = {"kind": row.kind.value, "process": str(row.process)}
+        put("sluice_objective_users", row.ok, **which, result="ok")
+        put("sluice_objective_users", row.bad, **which, result="bad")
     for baseline in evidence.baselines:
         put("sluice_baseline_rate", baseline.rate, kind=baseline.kind)
     for coin in evidence.coins:
@@ -244,6 +252,7 @@ def _read(reader: SampleReader) -> StageEvidence:
         stage=int(info["stage"]),
         epoch=int(info["epoch"]),
         version=info["version"],
+        stable=info["stable"] or None,
         percent=figures["percent"],
         opened_at_s=figures["opened_at_s"],
         settling_events=reader.only("sluice_settling_events").count,
@@ -267,10 +276,16 @@ def _read_events(reader: SampleReader) -> tuple[EventUsers, ...]:
 
 def _read_objective(reader: SampleReader) -> tuple[ObjectiveCount, ...]:
     rows = {
-        (row.labels["kind"], row.labels["result"]): row.count for row in reader.all("sluice_objective_users")
+        (Kind(row.labels["kind"]), int(row.labels["process"]), row.labels["result"]): row.count
+        for row in reader.all("sluice_objective_users")
     }
-    kinds = [kind for kind in KINDS if any(name == kind for name, _ in rows)]
-    return tuple(ObjectiveCount(kind=kind, ok=rows[kind, "ok"], bad=rows[kind, "bad"]) for kind in kinds)
+    places = sorted({row[:2] for row in rows}, key=lambda place: (KINDS.index(place[0]), place[1]))
+    return tuple(
+        ObjectiveCount(
+            kind=kind, process=process, ok=rows[kind, process, "ok"], bad=rows[kind, process, "bad"]
+        )
+        for kind, process in places
+    )
 
 
 def _read_baselines(reader: SampleReader) -> tuple[Baseline, ...]:

@@ -3,6 +3,8 @@
 Problem: services with hardly any event never show "fewer events than stable", and at 100 % there is no stable
 side to compare with. Invariant: the unit is a user's *first* sampled request in the stage, so a busy user
 counts once; both directions are e-values, valid whenever one looks (proof at `evalues.bernoulli_log_e`).
+At 100 % further processes start within the stage (`processes`), each counting first requests since its own start:
+a version that fails only after an hour has had everybody's first request long before.
 
 What is assumed, and not for coins: given what was seen before, the next user's first request is bad with a
 chance on the null's side of the objective. One stage is one test of each kind; a rollout passes wrongly by this
@@ -15,6 +17,7 @@ from functools import lru_cache
 from math import log
 from typing import Final
 
+from sluice.coins import bar
 from sluice.evalues import bernoulli_log_e
 from sluice.evidence import Baseline, Kind, ObjectiveCount
 
@@ -37,9 +40,10 @@ def rates_above(limit: float) -> tuple[float, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectiveReading:
-    """One kind's log e-value against its limit, and the bar for it."""
+    """One process' log e-value against its kind's limit, and the bar for it."""
 
     kind: Kind
+    process: int
     limit: float
     ok: int
     bad: int
@@ -62,35 +66,39 @@ def shown_below(
 ) -> dict[Kind, ObjectiveReading]:
     """Per kind in `limits` with counts: the evidence that the rate is below its limit. level: of error, (0, 1)."""
     return {
-        row.kind: ObjectiveReading(
-            kind=row.kind,
-            limit=limits[row.kind],
-            ok=row.ok,
-            bad=row.bad,
-            log_e=bernoulli_log_e(row.bad, row.ok, limits[row.kind], rates_below(limits[row.kind])),
-            bar=-log(level),
-        )
+        row.kind: _reading(row, limits[row.kind], rates_below(limits[row.kind]), -log(level))
         for row in counts
-        if row.kind in limits
+        if row.kind in limits and row.process == 0
     }
 
 
 def shown_above(
     counts: Sequence[ObjectiveCount], limits: Mapping[Kind, float], levels: Mapping[Kind, float]
-) -> dict[Kind, ObjectiveReading]:
-    """Per kind in `levels` with counts: the evidence that the rate is above its limit. levels: parts of alpha."""
-    return {
-        row.kind: ObjectiveReading(
-            kind=row.kind,
-            limit=limits[row.kind],
-            ok=row.ok,
-            bad=row.bad,
-            log_e=bernoulli_log_e(row.bad, row.ok, limits[row.kind], rates_above(limits[row.kind])),
-            bar=-log(levels[row.kind]),
-        )
-        for row in counts
-        if row.kind in levels
-    }
+) -> dict[Kind, tuple[ObjectiveReading, ...]]:
+    """Per kind in `levels` with counts: the evidence of each process that the rate is above its limit.
+
+    levels: parts of alpha. A process pays for it with its weight, as those of coins do: it starts when so many
+    users were counted, whatever became of them, so a fault that begins late is still a fault of first requests.
+    """
+    found: dict[Kind, list[ObjectiveReading]] = {}
+    for row in counts:
+        if row.kind in levels:
+            limit = limits[row.kind]
+            reading = _reading(row, limit, rates_above(limit), bar(levels[row.kind], row.process))
+            found.setdefault(row.kind, []).append(reading)
+    return {kind: tuple(readings) for kind, readings in found.items()}
+
+
+def _reading(row: ObjectiveCount, limit: float, rates: tuple[float, ...], level: float) -> ObjectiveReading:
+    return ObjectiveReading(
+        kind=row.kind,
+        process=row.process,
+        limit=limit,
+        ok=row.ok,
+        bad=row.bad,
+        log_e=bernoulli_log_e(row.bad, row.ok, limit, rates),
+        bar=level,
+    )
 
 
 def watch_limits(

@@ -15,6 +15,7 @@ from sluice.spec_types import METRICS, PRECISIONS
 Raw = Mapping[str, Any]
 
 DEFAULT_PERCENTS: Final = (1, 5, 50, 100)
+DEFAULT_NO_HARM_BEFORE: Final = (100,)
 SHARE_SLACK: Final = 1e-6  # of the sum of shares; a bucket is 1e-4
 NAMES_LIMIT: Final = 55  # service + architecture: with "-v", the version and "-" a name of Kubernetes has 63
 
@@ -23,6 +24,7 @@ def policy_problems(raw: Raw) -> Iterator[Problem]:
     """What is wrong across the fields that a policy and a spec share."""
     yield from _stages(raw)
     yield from _stage_references(raw)
+    yield from _first_stage(raw)
     yield from _objectives(raw)
     yield from _targets(raw)
 
@@ -62,6 +64,19 @@ def _stage_references(raw: Raw) -> Iterator[Problem]:
             if _is_int(percent) and 1 <= percent <= 100 and percent not in percents:
                 message = f"no stage has this percent; the stages are {_join(percents)}"
                 yield Problem(f"{section}.{name}.{index}", percent, message)
+
+
+def _first_stage(raw: Raw) -> Iterator[Problem]:
+    """No harm is shown in the stage before the named one, and before the first there is none."""
+    percents = _percents(raw)
+    named = _mapping(raw.get("gates")).get("no_harm_before", DEFAULT_NO_HARM_BEFORE)
+    for index, percent in enumerate(_list(named)):
+        if percents and percent == percents[0]:
+            message = (
+                "this is the first stage, so nothing is compared before it opens: put a smaller stage before it, "
+                "or write no_harm_before: [] if it may open without"
+            )
+            yield Problem(f"gates.no_harm_before.{index}", percent, message)
 
 
 def _objectives(raw: Raw) -> Iterator[Problem]:

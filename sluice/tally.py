@@ -11,10 +11,10 @@ Invariants
 - No clock, no randomness: equal entries in equal order give equal evidence, also across snapshot and restore.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from sluice.book import MARKS, Page, User
+from sluice.book import MARKS, Page, Purpose, User
 from sluice.buckets import keeps
 from sluice.entry import HASH_ROUTE, Entry
 from sluice.errors import FatalError
@@ -38,7 +38,8 @@ from sluice.processes import NEVER, CoinKey
 
 __all__ = ["Entry", "Tally", "like_load"]
 
-SNAPSHOT_SCHEMA: Final = 1
+SNAPSHOT_SCHEMA: Final = 2
+ANYBODY: Final[CoinKey] = ("", NEVER)  # at 100 % there are no coins, so nothing that sets users apart
 BASELINE_MIN_USERS: Final = 200  # stable users in the stage before 100 %, else there is no baseline
 LOAD_FACTOR: Final = 2.0
 
@@ -104,8 +105,9 @@ class Tally:
     ) -> None:
         """Close the open stage and start counting the next; the open stage again changes nothing.
 
-        at_s: when every gateway had acknowledged. slow_limits: frozen for the stage; None freezes them as
-        soon as stable's sample is large enough, and slow kinds count from then on. Raises FatalError for a
+        at_s: when it was opened (see `acknowledged`). slow_limits: frozen for the stage; None freezes them as
+        soon as stable's sample is large enough, and slow kinds count from then on; at 100 %, where stable has no
+        traffic any more, the limits of the stage before stay. Raises FatalError for a
         stage that is not later than the open one, or a line whose cohort lost a user.
         """
         before = self._page
@@ -116,6 +118,8 @@ class Tally:
         if before is not None:
             baselines = before.baselines if before.percent >= 100 else _baselines(before)
             self._spend(before)
+            if slow_limits is None and percent >= 100:
+                slow_limits = before.limits_ms
         self._lines[stage] = line
         self._page = Page(
             stage=stage,
@@ -128,6 +132,32 @@ class Tally:
         )
         for live in self._live.values():
             live.events = live.requests = 0
+
+    def acknowledged(self, at_s: float) -> None:
+        """Every gateway had the open stage at `at_s`: settling and counting begin then.
+
+        Until then some gateway still routed by the stage before. What was counted meanwhile is dropped, but not
+        what its processes were entitled to spend; whose users they were stays seen.
+        """
+        page = self._page
+        if page is None or not at_s > page.opened_at_s:
+            return
+        counted = any(page.users)
+        if counted:
+            self._spend(page)
+            page = self._page = Page(
+                stage=page.stage,
+                percent=page.percent,
+                line=page.line,
+                opened_at_s=at_s,
+                counts_from_s=at_s,
+                limits_ms=page.limits_ms,
+                baselines=page.baselines,
+                newest_at_s=page.newest_at_s,
+            )
+            for user in self._users.values():
+                user.recount(page.stage)
+        page.opened_at_s, page.counts_from_s = at_s, at_s + self._settle_s
 
     def add(self, entry: Entry) -> None:
         """Take one entry of either log, in order of arrival. Entries of other routes are ignored."""
@@ -161,11 +191,8 @@ class Tally:
             for version, live in self._live.items()
         }
 
-    def evidence(self, now_s: float) -> StageEvidence:
-        """The picture of the open stage at `now_s`; raises FatalError before the first stage is open.
-
-        Entries stamped after `now_s` (a gateway's clock runs ahead) do not make the picture fresher.
-        """
+    def evidence(self) -> StageEvidence:
+        """The picture of the open stage; raises FatalError before the first stage is open."""
         page = self._page
         if page is None:
             raise FatalError("no stage is open, so there is no evidence", "open the first stage")
@@ -175,10 +202,11 @@ class Tally:
             rollout=self.rollout,
             epoch=self.epoch,
             version=self.version,
+            stable=self.stable,
             stage=page.stage,
             percent=page.percent,
             opened_at_s=page.opened_at_s,
-            newest_at_s=None if page.newest_at_s is None else min(page.newest_at_s, now_s),
+            newest_at_s=page.newest_at_s,
             coins=self._coins(page, kinds) if page.percent < 100 else (),
             users_candidate=page.users[0],
             users_stable=page.users[1],
@@ -188,10 +216,7 @@ class Tally:
                 for kind in kinds
                 for index, side in enumerate(SIDES)
             ),
-            objective=tuple(
-                ObjectiveCount(kind=kind, ok=page.objective[kind][0][0], bad=page.objective[kind][0][1])
-                for kind in kinds
-            ),
+            objective=tuple(row for kind in kinds for row in _objective(page, kind)),
             baselines=page.baselines,
             slow_limits_ms=page.limits_ms,
             like_load=self.like_load,
@@ -277,13 +302,15 @@ class Tally:
     def _count_sample(self, page: Page, entry: Entry, user: User, candidate: bool) -> None:
         page.requests[0 if candidate else 1] += 1
         page.misrouted += entry.version != (self.version if candidate else self.stable)
-        if user.sampled == page.stage:
-            return
-        user.sampled = page.stage
-        page.sampled_users += 1
         bad = self._kinds(page, entry)
-        for kind in self._counting(page):
-            page.objective[kind][0 if candidate else 1][kind in bad] += 1
+        if user.sampled != page.stage:
+            user.sampled = page.stage
+            page.sampled_users += 1
+            for kind in self._counting(page):
+                page.objective[kind][0 if candidate else 1][kind in bad] += 1
+        if page.percent >= 100:
+            for kind in self._counting(page):
+                self._toss(page, user, "watch", kind, ANYBODY, heads=kind in bad)
 
     def _count_event(
         self, page: Page, entry: Entry, user: User, candidate: bool, key: CoinKey | None
@@ -291,19 +318,21 @@ class Tally:
         kinds = self._kinds(page, entry)
         if not kinds:
             return
-        marks = user.marks
-        if marks is None:
-            marks = user.marks = [NEVER] * len(MARKS)
         name = entry.request_id or f"{entry.uid_hash}:{entry.at_s}"
         kept = not candidate or keeps(self._salt, name, 1 / self._rho0)
         for kind in kinds:
-            if marks[MARKS["harm", kind]] == NEVER:
+            if user.marks is None or user.marks[MARKS["harm", kind]] == NEVER:
                 page.event_users[kind][0 if candidate else 1] += 1
             for test in TESTS if kept else TESTS[:1]:
-                place = MARKS[test, kind]
-                marks[place] = page.series[test, kind].toss(
-                    marks[place], key, heads=candidate, active=page.sampled_users
-                )
+                self._toss(page, user, test, kind, key, heads=candidate)
+
+    def _toss(
+        self, page: Page, user: User, purpose: Purpose, kind: Kind, key: CoinKey | None, *, heads: bool
+    ) -> None:
+        if user.marks is None:
+            user.marks = [NEVER] * len(MARKS)
+        place, series = MARKS[purpose, kind], page.series[purpose, kind]
+        user.marks[place] = series.toss(user.marks[place], key, heads=heads, active=page.sampled_users)
 
     def _counting(self, page: Page) -> tuple[Kind, ...]:
         """Slow kinds count while their limits are known and both versions carry a like load.
@@ -348,6 +377,18 @@ class Tally:
         outside = self._lines[seen].taken(arch) if seen != NEVER else 0
         free = page.line.size(arch) - outside
         return (page.line.taken(arch) - outside) / free
+
+
+def _objective(page: Page, kind: Kind) -> Iterator[ObjectiveCount]:
+    """The candidate's own users: of the stage, and at 100 % of each process that counts."""
+    if page.percent < 100:
+        ok, bad = page.objective[kind][0]
+        yield ObjectiveCount(kind=kind, ok=ok, bad=bad)
+        return
+    series = page.series["watch", kind]
+    for process in series.live:
+        bad, ok = series.counts.get((process, ANYBODY), (0, 0))
+        yield ObjectiveCount(kind=kind, process=process, ok=ok, bad=bad)
 
 
 def _baselines(page: Page) -> tuple[Baseline, ...]:

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from sluice.coins import HARM_ODDS, Reading, bar, kind_weight, no_harm_odds, read
 from sluice.evalues import bernoulli_log_e, mixed_strata_log_e
-from sluice.evidence import KINDS, Kind, StageEvidence, complete
+from sluice.evidence import KINDS, SLOW_KINDS, Kind, StageEvidence, complete
 from sluice.forecast import latest, soonest, until_evidence, until_users
 from sluice.judgement import Action, GateLike, GatePolicy, StagePolicy, Verdict, stage_policy
 from sluice.objective import (
@@ -63,16 +63,21 @@ def judge(evidence: StageEvidence | None, gate: GateLike, stage: StagePolicy, *,
     holds += _under_power(evidence, gate, numbers, now_s)
     if stage.needs_no_harm:
         holds += _harm_not_excluded(evidence, gate, numbers, now_s)
-    return _concluded(holds, f"stage of {stage.percent:g} % passed", evidence, numbers, now_s)
+    passed = f"stage of {stage.percent:g} % passed"
+    numbers["unjudged"] = _not_counted(evidence, gate)
+    if numbers["unjudged"]:
+        passed += ", slowness not judged: the versions' load per replica differs"
+    return _concluded(holds, passed, evidence, numbers, now_s)
 
 
 def watch(evidence: StageEvidence, gate: GateLike, stage: StagePolicy, *, now_s: float) -> Verdict:
     """Judge 100 %, or a first deployment, where the candidate is alone: absolute limits on its own users.
 
     Harm: a kind's rate of bad first requests is shown above its limit, the objective or rho0 times what stable
-    had; slow by the widest limit, for nothing cancels an hour in which everything is slower. Pass: dwell, so many
-    users that ten times the limit (or 5 %) would have been shown, and no rate above. A first deployment has no
-    slow limits, for nobody has said yet what slow is: it is judged by failures, and the numbers say so.
+    had, in the stage or since any later start; slow by the widest limit, for nothing cancels an hour in which
+    everything is slower. Pass: dwell, so many users that ten times the limit (or 5 %) would have been shown, and
+    no rate above it, neither of the whole stage nor lately. A first deployment has no slow limits, for nobody has
+    said yet what slow is: it is judged by failures, and the numbers say so.
     """
     doubt = _unusable(evidence, stage)
     if doubt:
@@ -81,11 +86,12 @@ def watch(evidence: StageEvidence, gate: GateLike, stage: StagePolicy, *, now_s:
     levels = _levels(evidence, gate, WATCHED)
     limits = watch_limits(_objectives(gate), evidence.baselines, gate.rho0)
     readings = shown_above(evidence.objective, limits, levels)
-    numbers["watch"] = {kind.value: _objective_figures(reading) for kind, reading in readings.items()}
+    foremost = {kind: max(rows, key=lambda row: row.log_e - row.bar) for kind, rows in readings.items()}
+    numbers["watch"] = {kind.value: _objective_figures(reading) for kind, reading in foremost.items()}
     numbers["unjudged"] = [
         kind.value for kind in WATCHED if kind.metric in gate.metrics and kind not in readings
     ]
-    for reading in readings.values():
+    for reading in foremost.values():
         if reading.crossed:
             return _verdict(Action.HARM, _above_reason(reading), evidence, numbers, now_s)
     holds = [*_doubts(evidence, gate, now_s), *_early(evidence, gate, stage, now_s)]
@@ -126,8 +132,7 @@ def _doubts(evidence: StageEvidence, gate: GateLike, now_s: float) -> Iterator[_
     requests = evidence.requests_candidate + evidence.requests_stable
     if evidence.requests_misrouted > max(MISROUTED_MIN, MISROUTED_SHARE * requests):
         yield f"{evidence.requests_misrouted} of {requests} requests went to the other version", None
-    alone = evidence.percent >= 100
-    if "slow" in gate.metrics and evidence.slow_limits_ms is None and not alone:
+    if "slow" in gate.metrics and evidence.slow_limits_ms is None and evidence.stable is not None:
         yield "slow limits are not known: too few sampled requests of stable in 15 minutes", None
 
 
@@ -186,21 +191,32 @@ def _harm_not_excluded(
 
 
 def _watch_under_power(
-    evidence: StageEvidence, gate: GateLike, readings: Mapping[Kind, ObjectiveReading], now_s: float
+    evidence: StageEvidence,
+    gate: GateLike,
+    readings: Mapping[Kind, tuple[ObjectiveReading, ...]],
+    now_s: float,
 ) -> Iterator[_Hold]:
+    """The stage's own users first, then those of the newest process that has seen as many as the floor asks."""
     elapsed_s = _counted_s(evidence, gate, now_s)
     if not readings:
         yield "nothing to judge: no kind that the gate asks for is counted", None
-    for kind, reading in readings.items():
-        need = watch_floor(reading.limit, round(reading.bar, 3), rates_above(reading.limit))
-        if need is None or reading.users < need:
+    for kind, (whole, *later) in readings.items():
+        need = watch_floor(whole.limit, round(whole.bar, 3), rates_above(whole.limit))
+        if need is None or whole.users < need:
             yield (
-                f"watch floor: {reading.users} of {need} users counted for {kind.value}",
-                until_users(reading.users, need, elapsed_s),
+                f"watch floor: {whole.users} of {need} users counted for {kind.value}",
+                until_users(whole.users, need, elapsed_s),
             )
-        elif reading.bad > reading.limit * reading.users:
-            rate = reading.bad / reading.users
-            yield f"{kind.value}: rate {rate:.4f} is above {reading.limit:g}, not shown to stay there", None
+            continue
+        lately = [reading for reading in later if reading.users >= need][-1:]
+        for reading in (whole, *lately):
+            if reading.bad > reading.limit * reading.users:
+                rate = reading.bad / reading.users
+                yield (
+                    f"{kind.value}: rate {rate:.4f} is above {reading.limit:g}, not shown to stay there",
+                    None,
+                )
+                break
 
 
 def _concluded(
@@ -268,6 +284,11 @@ def _objective_forecast(reading: ObjectiveReading | None, elapsed_s: float) -> f
     return until_evidence(log_e_at, reading.bar, elapsed_s)
 
 
+def _not_counted(evidence: StageEvidence, gate: GateLike) -> list[str]:
+    """Kinds that the gate asks for and that do not count under unlike load."""
+    return [kind.value for kind in SLOW_KINDS if kind.metric in gate.metrics and not evidence.like_load]
+
+
 def _figures(evidence: StageEvidence) -> dict[str, Any]:
     return {
         "users": {"candidate": evidence.users_candidate, "stable": evidence.users_stable},
@@ -290,6 +311,7 @@ def _objective_figures(reading: ObjectiveReading) -> dict[str, float]:
     return {
         "log_e": round(reading.log_e, 4),
         "bar": round(reading.bar, 4),
+        "process": reading.process,
         "limit": reading.limit,
         "ok": reading.ok,
         "bad": reading.bad,

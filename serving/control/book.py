@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from serving.control.ledger import Head
+from sluice.entry import HASH_ROUTE
 from sluice.hashline import HashLine
 from sluice.latency import Latencies, Live, SlowLimits
 from sluice.tally import Entry, Tally
@@ -40,8 +41,13 @@ class Meter:
         if entry.event_log:
             return
         self.requests[entry.version] = self.requests.get(entry.version, 0.0) + 1 / self.sample_fraction
-        if entry.version == self.stable and entry.duration_ms is not None:
+        if entry.version == self.stable and entry.route == HASH_ROUTE and entry.duration_ms is not None:
             self.latencies.add(entry.at_s, entry.duration_ms)
+
+    def follow_stable(self, version: str | None) -> None:
+        """Learn which version is stable: what is slow is measured against that one alone."""
+        if version != self.stable:
+            self.stable, self.latencies = version, Latencies()
 
     def follow(self, requests_per_s: float) -> bool:
         """Choose the sampled share: a power of 1/2, so that it changes rarely. True when it changed."""
@@ -97,9 +103,13 @@ class Book:
         self._users = set()
         self.stages[stage] = {"stage": stage, "percent": percent, "users": 0, "requests": 0.0, "events": 0}
 
+    def acknowledged(self, at_s: float) -> None:
+        """Every gateway had the open stage at `at_s`. Who was exposed before was exposed all the same."""
+        self.tally.acknowledged(at_s)
+
     def add(self, entry: Entry, sample_fraction: float) -> None:
         self.tally.add(entry)
-        if entry.version != self.tally.version or entry.route != "hash" or self.tally.stage is None:
+        if entry.version != self.tally.version or entry.route != HASH_ROUTE or self.tally.stage is None:
             return
         exposed = self.stages[self.tally.stage]
         self._users.add(entry.uid_hash)

@@ -94,7 +94,9 @@ class Evidence:
 
     def sight(self, standing: Standing) -> Sight:
         """What the gateways are to log for a service; also learns here which version is stable."""
-        self._meter(standing.service).stable = None if standing.stable is None else standing.stable["version"]
+        self._meter(standing.service).follow_stable(
+            None if standing.stable is None else standing.stable["version"]
+        )
         self._told[standing.service] = self._sight(standing.service)
         return self._told[standing.service]
 
@@ -123,10 +125,16 @@ class Evidence:
         book = self._books.get(head.service)
         if book is None or book.tally.rollout != head.id:
             book = self._books[head.service] = Book.begin(head)
-        opened_at_s = datetime.fromisoformat(head.opened[-1]["at"]).timestamp()
+        opened_at_s = datetime.fromisoformat(head.opened[-1]["acked_at"] or head.opened[-1]["at"]).timestamp()
         meter = self._meter(head.service)
         limits = meter.latencies.limits(opened_at_s)
         book.open(head.stage, head.percent, line_of(head), opened_at_s, limits)
+
+    def acknowledged(self, head: Head) -> None:
+        """Every gateway has the open stage: what was counted before was partly routed by the stage before."""
+        book = self._books.get(head.service)
+        if book is not None and book.tally.rollout == head.id and book.tally.stage == head.stage:
+            book.acknowledged(datetime.fromisoformat(head.opened[-1]["acked_at"]).timestamp())
 
     def close(self, head: Head) -> None:
         """Stop counting for a rollout that ended."""
@@ -165,7 +173,7 @@ class Evidence:
         if book is None or book.tally.rollout != head.id or book.tally.stage != head.stage:
             return None
         book.tally.like_load = self._like_load(head)
-        return book.tally.evidence(self._now().timestamp())
+        return book.tally.evidence()
 
     def _like_load(self, head: Head) -> bool:
         """Whether, on every architecture, a replica of either version has about the same share of users."""

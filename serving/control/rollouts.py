@@ -199,7 +199,9 @@ class Rollouts:
         if not head.active or not head.opened or head.opened[-1]["acked_at"] is not None:
             return head
         last = {**head.opened[-1], "acked_at": iso(self._p.now())}
-        return self._store(head, replace(head, opened=(*head.opened[:-1], last)), None)
+        head = self._store(head, replace(head, opened=(*head.opened[:-1], last)), None)
+        self._p.evidence.acknowledged(head)
+        return head
 
     def note_verdict(self, head: Head, verdict: Mapping[str, Any]) -> Head:
         """Append that the open stage's verdict changed. It moves nothing."""

@@ -109,6 +109,7 @@ def evidence(**changes: Any) -> StageEvidence:
         "rollout": "r1",
         "epoch": 7,
         "version": "2",
+        "stable": "1",
         "stage": 2,
         "percent": 50.0,
         "opened_at_s": 1000.0,

@@ -48,7 +48,7 @@ def _log_e_of_stage_two(book: Tally, buckets: tuple[int, ...], test: str) -> flo
     book.open_stage(1, PERCENTS[1], second, 100.0, LIMITS)
     for at_s, user in enumerate((2, 0, 1, 0, 2), start=110):
         _fail(book, user, buckets[user], float(at_s), next(ids), second)
-    coins = [coin for coin in book.evidence(200.0).coins if coin.kind is Kind.FAILURE]
+    coins = [coin for coin in book.evidence().coins if coin.kind is Kind.FAILURE]
     return read(coins, "harm" if test == "harm" else "no_harm", odds, {Kind.FAILURE: 0.01})[
         Kind.FAILURE
     ].log_e
@@ -116,7 +116,7 @@ def _looks(
             if by_request:
                 _forget(book)
             if number % 50 == 49:
-                coins = [c for c in book.evidence(now).coins if c.kind is Kind.FAILURE]
+                coins = [c for c in book.evidence().coins if c.kind is Kind.FAILURE]
                 if read(coins, "harm", HARM_ODDS, levels)[Kind.FAILURE].crossed:
                     return True
     return False
@@ -166,7 +166,7 @@ def _shown_harmless(seed: int, beta: float, worse: float) -> bool:
     for number in range(3000):
         people.request(book, line, salt, float(number), worse=worse)
         if number % 200 == 199:
-            coins = [c for c in book.evidence(float(number)).coins if c.kind is Kind.FAILURE]
+            coins = [c for c in book.evidence().coins if c.kind is Kind.FAILURE]
             if read(coins, "no_harm", no_harm_odds(2.0), {Kind.FAILURE: beta})[Kind.FAILURE].crossed:
                 return True
     return False

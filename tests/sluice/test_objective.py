@@ -19,7 +19,8 @@ def _below(ok: int, bad: int, limit: float = 0.005, level: float = 0.005) -> boo
 
 def _above(ok: int, bad: int, limit: float = 0.05, level: float = 0.005) -> bool:
     rows = (ObjectiveCount(kind=FAILURE, ok=ok, bad=bad),)
-    return shown_above(rows, {FAILURE: limit}, {FAILURE: level})[FAILURE].crossed
+    (reading,) = shown_above(rows, {FAILURE: limit}, {FAILURE: level})[FAILURE]
+    return reading.crossed
 
 
 def test_a_service_without_failures_is_shown_below_its_objective_after_some_hundred_users():

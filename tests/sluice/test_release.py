@@ -39,7 +39,7 @@ def changed(one, other):
 @pytest.mark.parametrize(
     "changes",
     [
-        pytest.param({"stages": [{"percent": 100, "dwell_s": 1}]}, id="stages"),
+        pytest.param({"stages": [{"percent": 9, "dwell_s": 1}, {"percent": 100, "dwell_s": 1}]}, id="stages"),
         pytest.param({"gates.alpha": 0.05}, id="gates"),
         pytest.param({"review.before": ["deploy"]}, id="review"),
         pytest.param({"lease.then": "retreat"}, id="lease"),

@@ -61,6 +61,9 @@ def problems(changes=None, **drop):
         pytest.param({"gates.alpha": "0.01"}, "gates.alpha", "a number", id="text-is-no-number"),
         pytest.param({"gates.rho0": 1.0}, "gates.rho0", "more than 1", id="rho0-of-no-harm"),
         pytest.param({"gates.no_harm_before": [50, 99]}, "gates.no_harm_before.1", "no stage", id="no-harm"),
+        pytest.param(
+            {"gates.no_harm_before": [1]}, "gates.no_harm_before.0", "first stage", id="no-harm-of-nothing"
+        ),
         pytest.param({"review.before": ["deploy", 7]}, "review.before.1", "no stage has this", id="review"),
         pytest.param(
             {"review.before": ["build"]}, "review.before.0", "deploy, or the percent", id="review-word"
@@ -380,10 +383,13 @@ def test_the_policy_is_the_contract_s_and_nothing_of_what_is_served():
     assert Policy.from_json(policy).to_dict() == policy
 
 
+TWICE_50 = [{"percent": percent, "dwell_s": 0} for percent in (50, 50, 100)]
+
+
 @pytest.mark.parametrize(
     ("section", "value", "path"),
     [
-        pytest.param("stages", [{"percent": 100, "dwell_s": 0}] * 2, "stages.1.percent", id="stages"),
+        pytest.param("stages", TWICE_50, "stages.1.percent", id="stages"),
         pytest.param("targets", [{"arch": "a", "share": 0.2, "replicas": 1}], "targets", id="shares"),
         pytest.param("model", {}, "model", id="more-than-a-policy"),
         pytest.param("review", {"before": [7]}, "review.before.0", id="no-such-stage"),

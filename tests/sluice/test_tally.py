@@ -60,8 +60,8 @@ def test_a_users_first_event_is_one_coin_and_the_rest_are_none():
     for _ in range(3):
         book.add(_event(1, 50))
         book.add(_event(2, 5000))
-    assert _coins(book.evidence(120.0)) == {(0, "cpu", 0.1): (1, 1)}
-    assert book.evidence(120.0).events(Kind.FAILURE, "candidate") == 1
+    assert _coins(book.evidence()) == {(0, "cpu", 0.1): (1, 1)}
+    assert book.evidence().events(Kind.FAILURE, "candidate") == 1
 
 
 def test_the_bias_remembers_the_latest_earlier_stage_that_saw_the_user():
@@ -74,14 +74,14 @@ def test_the_bias_remembers_the_latest_earlier_stage_that_saw_the_user():
     book.open_stage(2, 50, _line(50), 300.0, LIMITS)
     for user, place in ((1, 9000), (2, 500), (3, 9100), (4, 9200)):
         book.add(_event(user, place, at_s=310.0))
-    found = _coins(book.evidence(320.0))
+    found = _coins(book.evidence())
     assert found == {
         (2, "cpu", round(0.4 / 0.9, 6)): (0, 1),
         (2, "cpu", round(0.3 / 0.8, 6)): (0, 1),
         (2, "cpu", 0.5): (0, 1),
     }
-    assert book.evidence(320.0).users_candidate == 1
-    assert book.evidence(320.0).users_coin == 0
+    assert book.evidence().users_candidate == 1
+    assert book.evidence().users_coin == 0
 
 
 def test_the_bias_is_that_of_the_users_architecture():
@@ -89,13 +89,13 @@ def test_the_bias_is_that_of_the_users_architecture():
     line = HashLine.build({"a": 0.9997, "b": 0.0003}, 10)
     book.open_stage(0, 10, line, 100.0, LIMITS)
     book.add(_event(1, 9998))
-    assert _coins(book.evidence(120.0)) == {(0, "b", round(line.bias("b"), 6)): (0, 1)}
+    assert _coins(book.evidence()) == {(0, "b", round(line.bias("b"), 6)): (0, 1)}
 
 
 def test_every_process_has_a_row_for_every_architecture():
     book = tally()
     book.open_stage(0, 10, _line(10, TWO_ARCHS), 100.0, LIMITS)
-    rows = [c for c in book.evidence(120.0).coins if c.kind is Kind.SLOW_P99 and c.test == "no_harm"]
+    rows = [c for c in book.evidence().coins if c.kind is Kind.SLOW_P99 and c.test == "no_harm"]
     assert [(c.stratum, c.bias, c.heads, c.tails) for c in rows] == [("a", 0.1, 0, 0), ("b", 0.1, 0, 0)]
 
 
@@ -104,7 +104,7 @@ def test_membership_is_by_bucket_whatever_served():
     book = _opened()
     book.add(_event(1, 50, version="1"))
     book.add(_sample(1, 50, version="1"))
-    picture = book.evidence(120.0)
+    picture = book.evidence()
     assert _coins(picture) == {(0, "cpu", 0.1): (1, 0)}
     assert (picture.requests_candidate, picture.requests_misrouted) == (1, 1)
 
@@ -114,7 +114,7 @@ def test_other_routes_are_no_evidence(route):
     book = _opened()
     book.add(_event(1, 50, route=route))
     book.add(_sample(1, 50, route=route))
-    picture = book.evidence(120.0)
+    picture = book.evidence()
     assert _coins(picture) == {}
     assert (picture.users_candidate, picture.newest_at_s) == (0, None)
     assert book.live(120.0) == {}
@@ -135,7 +135,7 @@ def test_other_routes_are_no_evidence(route):
 def test_what_a_failure_is(changes, failed):
     book = _opened()
     book.add(_event(1, 50, **({"status": 200} | changes)))
-    assert book.evidence(120.0).events(Kind.FAILURE, "candidate") == int(failed)
+    assert book.evidence().events(Kind.FAILURE, "candidate") == int(failed)
 
 
 def test_slow_is_above_a_limit_frozen_for_the_stage():
@@ -143,7 +143,7 @@ def test_slow_is_above_a_limit_frozen_for_the_stage():
     book.like_load = True
     book.add(_event(1, 50, status=200, duration_ms=200.0))
     book.add(_event(2, 50, status=200, duration_ms=251.0))
-    picture = book.evidence(120.0)
+    picture = book.evidence()
     heads = {kind: picture.events(kind, "candidate") for kind in picture.kinds}
     assert heads == {
         Kind.FAILURE: 0,
@@ -158,7 +158,7 @@ def test_slow_does_not_count_under_unlike_load():
     book = _opened()
     book.add(_event(1, 50, status=500, duration_ms=900.0))
     book.add(_sample(2, 60, duration_ms=900.0))
-    picture = book.evidence(120.0)
+    picture = book.evidence()
     assert _coins(picture, Kind.SLOW_P99) == {}
     assert _coins(picture) == {(0, "cpu", 0.1): (1, 0)}
     assert {row.kind: row.ok + row.bad for row in picture.objective}[Kind.SLOW_P95] == 0
@@ -185,19 +185,19 @@ def test_like_load_is_users_per_replica_within_a_factor_of_two(share, candidate,
 def test_settling_events_are_shown_and_not_counted_but_their_users_are_seen():
     book = _opened(10)
     book.add(_event(1, 500, at_s=104.9))
-    picture = book.evidence(106.0)
+    picture = book.evidence()
     assert (_coins(picture), picture.settling_events, picture.users_candidate) == ({}, 1, 0)
     book.open_stage(1, 50, _line(50), 200.0, LIMITS)
     book.add(_event(1, 500, at_s=210.0))
-    assert _coins(book.evidence(211.0)) == {}
+    assert _coins(book.evidence()) == {}
 
 
 def test_a_sampled_failure_is_no_coin_and_an_event_is_no_request():
     book = _opened()
     book.add(_sample(1, 50, status=500))
-    assert _coins(book.evidence(120.0)) == {}
+    assert _coins(book.evidence()) == {}
     book.add(_event(2, 50))
-    picture = book.evidence(120.0)
+    picture = book.evidence()
     assert (picture.requests_candidate, picture.users_candidate) == (1, 2)
 
 
@@ -208,13 +208,13 @@ def test_the_objective_takes_each_users_first_sampled_request_of_the_stage():
     book.add(_sample(1, 50, version="2"))
     book.add(_sample(2, 60, version="2", duration_ms=150.0))
     book.add(_sample(3, 9000))
-    rows = {row.kind: (row.ok, row.bad) for row in book.evidence(120.0).objective}
+    rows = {row.kind: (row.ok, row.bad) for row in book.evidence().objective}
     assert rows[Kind.FAILURE] == (1, 1)
     assert rows[Kind.SLOW_P95] == (1, 1)
     assert rows[Kind.SLOW_P99] == (2, 0)
     book.open_stage(1, 20, _line(20), 200.0, LIMITS)
     book.add(_sample(1, 50, at_s=210.0, version="2"))
-    assert book.evidence(220.0).objective[0].ok == 1
+    assert book.evidence().objective[0].ok == 1
 
 
 def test_the_same_request_counts_once_in_each_log():
@@ -223,7 +223,7 @@ def test_the_same_request_counts_once_in_each_log():
     for _ in range(2):
         book.add(_sample(1, 50, version="2", request_id="x"))
         book.add(_event(1, 50, version="2", request_id="x"))
-    picture = book.evidence(120.0)
+    picture = book.evidence()
     assert picture.requests_candidate == 1
     assert _coins(picture) == {(0, "cpu", 0.1): (1, 0)}
     assert book.live(120.0)["2"]["events"] == 1
@@ -235,7 +235,7 @@ def test_thinning_drops_half_of_the_candidates_events_and_none_of_stables():
         book.add(_event(number, number, request_id=f"c{number}"))
         book.add(_event(1000 + number, 9000 + number, request_id=f"s{number}"))
     kept = sum(keeps(SALT, f"c{number}", 0.5) for number in range(400))
-    rows = [c for c in book.evidence(120.0).coins if c.kind is Kind.FAILURE and c.test == "no_harm"]
+    rows = [c for c in book.evidence().coins if c.kind is Kind.FAILURE and c.test == "no_harm"]
     first = [c for c in rows if c.process == 0]
     assert [(c.heads, c.tails) for c in first] == [(kept, 400)]
     assert 150 < kept < 250
@@ -245,9 +245,9 @@ def test_a_dropped_event_leaves_the_users_next_kept_one_to_count():
     dropped = next(f"d{i}" for i in range(100) if not keeps(SALT, f"d{i}", 0.5))
     book = _opened()
     book.add(_event(1, 50, request_id=dropped))
-    assert _coins(book.evidence(120.0), test="no_harm") == {}
+    assert _coins(book.evidence(), test="no_harm") == {}
     book.add(_event(1, 50, request_id=kept_ids(1)[0]))
-    assert _coins(book.evidence(120.0), test="no_harm") == {(0, "cpu", 0.1): (1, 0)}
+    assert _coins(book.evidence(), test="no_harm") == {(0, "cpu", 0.1): (1, 0)}
 
 
 def test_an_epoch_ends_when_a_tenth_of_the_active_users_had_an_event():
@@ -256,10 +256,10 @@ def test_an_epoch_ends_when_a_tenth_of_the_active_users_had_an_event():
         book.add(_sample(number, number * 20))
     for number in range(39):
         book.add(_event(number, number * 20))
-    assert {process for process, _, _ in _coins(book.evidence(120.0))} == {0}
+    assert {process for process, _, _ in _coins(book.evidence())} == {0}
     book.add(_event(39, 39 * 20))
     book.add(_event(0, 0))
-    found = _coins(book.evidence(120.0))
+    found = _coins(book.evidence())
     assert found[0, "cpu", 0.5] == (40, 0)
     assert found[1, "cpu", 0.5] == (1, 0)
 
@@ -293,9 +293,9 @@ def test_processes_are_numbered_over_the_whole_rollout_and_no_harm_within_the_st
     book = _opened(10)
     for number in range(EPOCH_MIN_USERS):
         book.add(_event(number, 9000, request_id=kept_ids(1)[0] + f"-{number}"))
-    assert {c.process for c in book.evidence(120.0).coins if c.kind is Kind.FAILURE} == {0, 1}
+    assert {c.process for c in book.evidence().coins if c.kind is Kind.FAILURE} == {0, 1}
     book.open_stage(1, 50, _line(50), 200.0, LIMITS)
-    coins = book.evidence(210.0).coins
+    coins = book.evidence().coins
     assert {c.process for c in coins if c.kind is Kind.FAILURE and c.test == "harm"} == {2}
     assert {c.process for c in coins if c.kind is Kind.SLOW_P95 and c.test == "harm"} == {1}
     assert {c.process for c in coins if c.test == "no_harm"} == {0}
@@ -317,12 +317,12 @@ def test_a_stage_without_limits_freezes_them_when_stable_was_sampled_enough():
     book.like_load = True
     book.open_stage(0, 10, _line(10), 100.0, None)
     book.add(_event(1, 50, status=200, duration_ms=9e9))
-    assert book.evidence(120.0).kinds == (Kind.FAILURE,)
+    assert book.evidence().kinds == (Kind.FAILURE,)
     for number in range(MIN_LATENCIES):
         book.add(_sample(number, 9000, at_s=110 + number, duration_ms=float(number + 1)))
     assert book.limits_ms == (190.0, 198.0, 247.5, 297.0)
     book.add(_event(2, 50, at_s=400.0, status=200, duration_ms=9e9))
-    picture = book.evidence(401.0)
+    picture = book.evidence()
     assert len(picture.kinds) == 5
     assert picture.events(Kind.SLOW_P99, "candidate") == 1
 
@@ -334,7 +334,7 @@ def test_at_100_percent_there_are_no_coins_and_the_baseline_is_stables():
         book.add(_sample(1000 + number, 100, version="2"))
     book.open_stage(1, 100, _line(100), 200.0, LIMITS)
     book.add(_event(1, 9000, at_s=210.0, duration_ms=150.0))
-    picture = book.evidence(220.0)
+    picture = book.evidence()
     assert picture.coins == ()
     assert [(row.kind, row.rate) for row in picture.baselines] == [(Kind.FAILURE, 0.1)]
     assert picture.events(Kind.FAILURE, "candidate") == 1
@@ -346,22 +346,82 @@ def test_a_baseline_needs_enough_users_of_stable():
     for number in range(199):
         book.add(_sample(number, 9000))
     book.open_stage(1, 100, _line(100), 200.0, LIMITS)
-    assert book.evidence(220.0).baselines == ()
+    assert book.evidence().baselines == ()
 
 
-def test_no_entry_yet_is_not_time_zero_and_the_future_is_not_fresher():
+def test_no_entry_yet_is_not_time_zero():
     book = _opened()
-    assert book.evidence(120.0).newest_at_s is None
+    assert book.evidence().newest_at_s is None
     book.add(_sample(1, 50, at_s=500.0))
-    assert book.evidence(120.0).newest_at_s == 120.0
+    assert book.evidence().newest_at_s == 500.0
+
+
+def test_at_100_percent_limits_that_were_known_stay():
+    """Stable has no traffic there, so they would never be found."""
+    book = _opened(50)
+    book.open_stage(1, 100, _line(100), 200.0, None)
+    assert book.limits_ms == LIMITS
+    book = _opened(5)
+    book.open_stage(1, 50, _line(50), 200.0, None)
+    assert book.limits_ms is None
+
+
+def test_a_version_that_fails_after_everybodys_first_request_is_counted_at_100_percent():
+    """The first process has seen everybody; a later one counts first requests since its own start."""
+    book = _opened(100)
+    for number in range(400):
+        book.add(_sample(number, number, version="2"))
+    for number in range(400):
+        book.add(_sample(number, number, version="2", at_s=900.0, status=503))
+    rows = {row.process: row for row in book.evidence().objective if row.kind is Kind.FAILURE}
+    assert (rows[0].ok, rows[0].bad) == (400, 0)
+    assert max(row.bad for row in rows.values()) >= EPOCH_MIN_USERS
+    assert len(rows) == LIVE_PROCESSES
+
+
+def test_a_process_of_the_watch_starts_by_how_many_were_counted_whatever_came_of_them():
+    starts = set()
+    for bad_share in (0.0, 0.5, 1.0):
+        book, rng = _opened(100), random.Random(3)
+        for number in range(300):
+            status = 500 if rng.random() < bad_share else 200
+            book.add(_sample(number, number, version="2", status=status))
+        starts.add(tuple(row.process for row in book.evidence().objective if row.kind is Kind.FAILURE))
+    assert len(starts) == 1
+
+
+def test_counting_begins_when_every_gateway_has_the_stage():
+    """Until then some gateway routes by the stage before: its users are on the wrong side."""
+    book = _opened(10)
+    for number in range(EPOCH_MIN_USERS + 1):
+        book.add(_event(number, 50 + number, version="1", request_id=f"e{number}"))
+        book.add(_sample(number, 50 + number, version="1"))
+    assert book.evidence().requests_misrouted > 0
+    book.acknowledged(160.0)
+    picture = book.evidence()
+    assert (picture.opened_at_s, picture.requests_misrouted, picture.users_candidate) == (160.0, 0, 0)
+    assert _coins(picture) == {}
+    book.add(_event(1, 51, at_s=164.0, request_id="settling"))
+    book.add(_event(2, 52, at_s=166.0, request_id="counted"))
+    assert _coins(book.evidence()) == {(2, "cpu", 0.1): (1, 0)}  # the processes before have spent their alpha
+
+
+def test_an_acknowledgement_before_anything_was_counted_costs_nothing():
+    book = _opened(10)
+    book.acknowledged(100.02)
+    book.add(_event(1, 51))
+    assert _coins(book.evidence()) == {(0, "cpu", 0.1): (1, 0)}
+    assert book.evidence().opened_at_s == 100.02
+    book.acknowledged(50.0)
+    assert book.evidence().opened_at_s == 100.02
 
 
 def test_the_same_stage_again_changes_nothing():
     book = _opened()
     book.add(_event(1, 50))
-    before = book.evidence(120.0)
+    before = book.evidence()
     book.open_stage(0, 10, _line(10), 999.0, None)
-    assert book.evidence(120.0) == before
+    assert book.evidence() == before
 
 
 @pytest.mark.parametrize(
@@ -379,7 +439,7 @@ def test_a_stage_that_would_break_the_coins_is_refused(stage, line, text):
 
 def test_before_the_first_stage_there_is_no_evidence():
     with pytest.raises(FatalError, match="no stage is open"):
-        tally().evidence(1.0)
+        tally().evidence()
 
 
 def test_a_restored_book_goes_on_as_if_nothing_had_happened():
@@ -399,7 +459,7 @@ def test_a_restored_book_goes_on_as_if_nothing_had_happened():
                 if now == cut:
                     book = Tally.restore(json.loads(json.dumps(book.snapshot())))
                     book.like_load = True
-        return book.evidence(now)
+        return book.evidence()
 
     whole = run(None)
     assert any(c.process > 3 and c.heads for c in whole.coins)

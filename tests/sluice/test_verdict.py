@@ -159,7 +159,16 @@ def test_under_unlike_load_slow_holds_where_no_harm_is_asked_for():
     verdict = _judged(like_load=False, objective=(evidence().objective[0], *BUSY[1:]))
     assert verdict.action is Action.HOLD
     assert "load per replica" in verdict.reason
-    assert _judged(stage=EARLY, like_load=False).action is Action.PASS
+
+
+def test_a_pass_under_unlike_load_says_that_slowness_was_not_judged():
+    verdict = _judged(stage=EARLY, like_load=False)
+    assert verdict.action is Action.PASS
+    assert "slowness not judged" in verdict.reason
+    assert verdict.numbers["unjudged"] == [kind.value for kind in KINDS if kind is not Kind.FAILURE]
+    failures = dataclasses.replace(GATE, metrics=("failure",))
+    assert "not judged" not in _judged(stage=EARLY, like_load=False, gate=failures).reason
+    assert _judged(stage=EARLY).numbers["unjudged"] == []
 
 
 def test_later_processes_pay_a_higher_bar():
@@ -239,9 +248,38 @@ class TestWatch:
     def test_doubt_holds(self, changes):
         assert _judged(stage=WATCH, **_alone(**changes)).action is Action.HOLD
 
+    def test_without_slow_limits_it_holds_where_there_was_a_stable_version(self):
+        """Only a first deployment may be judged by failures alone."""
+        unknown = {
+            "slow_limits_ms": None,
+            "event_users": evidence().event_users[:2],
+            "objective": evidence().objective[:1],
+        }
+        verdict = _judged(stage=WATCH, **_alone(**unknown))
+        assert (verdict.action, "slow limits are not known" in verdict.reason) == (Action.HOLD, True)
+
+    def test_a_fault_that_begins_late_is_harm_although_everybodys_first_request_was_good(self):
+        late = ObjectiveCount(kind=Kind.FAILURE, process=40, ok=0, bad=30)
+        verdict = _judged(stage=WATCH, **_alone(objective=(*evidence().objective, late)))
+        assert verdict.action is Action.HARM
+        assert "30 of 30" in verdict.reason
+
+    def test_a_later_process_pays_a_higher_bar(self):
+        for process, wanted in ((1, Action.HARM), (2000, Action.PASS)):
+            rows = (*evidence().objective, ObjectiveCount(kind=Kind.FAILURE, process=process, ok=0, bad=3))
+            assert _judged(stage=WATCH, **_alone(objective=rows)).action is wanted
+
+    def test_a_rate_that_is_above_its_limit_lately_holds(self):
+        late = ObjectiveCount(kind=Kind.FAILURE, process=40, ok=497, bad=4)
+        verdict = _judged(stage=WATCH, **_alone(objective=(*evidence().objective, late)))
+        assert (verdict.action, "rate 0.0080 is above" in verdict.reason) == (Action.HOLD, True)
+
     def test_a_first_deployment_is_judged_by_failures_and_says_so(self):
         alone = _alone(
-            slow_limits_ms=None, event_users=evidence().event_users[:2], objective=evidence().objective[:1]
+            stable=None,
+            slow_limits_ms=None,
+            event_users=evidence().event_users[:2],
+            objective=evidence().objective[:1],
         )
         verdict = _judged(stage=WATCH, **alone)
         assert verdict.action is Action.PASS
@@ -249,7 +287,10 @@ class TestWatch:
 
     def test_a_first_deployment_that_only_asks_for_slow_holds(self):
         alone = _alone(
-            slow_limits_ms=None, event_users=evidence().event_users[:2], objective=evidence().objective[:1]
+            stable=None,
+            slow_limits_ms=None,
+            event_users=evidence().event_users[:2],
+            objective=evidence().objective[:1],
         )
         only = dataclasses.replace(GATE, metrics=("slow",))
         assert "nothing to judge" in _judged(stage=WATCH, gate=only, **alone).reason

@@ -103,7 +103,8 @@ class Intake:
         uid = notes.get("uid", "") if common.route_name == HASH_ROUTE else ""
         if "," in uid:  # sent twice: Envoy hashed the values one after the other, so the bucket is not known
             uid = ""
-        at_s = common.start_time.seconds + common.start_time.nanos / 1e9
+        # A gateway whose clock runs ahead must not make evidence look fresh for hours after its last entry.
+        at_s = min(common.start_time.seconds + common.start_time.nanos / 1e9, now_s)
         hangs = common.intermediate_log_entry
         entry = Entry(
             at_s=at_s,

@@ -46,6 +46,7 @@ class PaperGateway:
         self.salt = ""
         self.addresses: dict[str, list[tuple[str, int]]] = {}
         self._ids = 0
+        self._unanswered: list[tuple[str, list[str], DiscoveryResponse]] = []
         self._changed = asyncio.Condition()
 
     @contextlib.asynccontextmanager
@@ -133,11 +134,21 @@ class PaperGateway:
             names = self._apply(kind, response)
             async with self._changed:
                 self._changed.notify_all()
-            if not self.acknowledge:
-                continue
-            await self._ask(kind, names, response)
-            if kind == "cds":
-                await self._ask("eds", sorted(self.addresses))
+            if self.acknowledge:
+                await self._confirm(kind, names, response)
+            else:
+                self._unanswered.append((kind, names, response))
+
+    async def _confirm(self, kind: str, names: list[str], response: DiscoveryResponse) -> None:
+        await self._ask(kind, names, response)
+        if kind == "cds":
+            await self._ask("eds", sorted(self.addresses))
+
+    async def catch_up(self) -> None:
+        """Acknowledge what was left unanswered, and everything from now on."""
+        self.acknowledge = True
+        while self._unanswered:
+            await self._confirm(*self._unanswered.pop(0))
 
     def _apply(self, kind: str, response: DiscoveryResponse) -> list[str]:
         if kind == "cds":
