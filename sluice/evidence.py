@@ -22,6 +22,9 @@ from sluice.samples import Sample, SampleReader
 Test = Literal["harm", "no_harm"]
 TESTS: Final[tuple[Test, ...]] = ("harm", "no_harm")
 SIDES: Final[tuple[Side, ...]] = ("candidate", "stable")
+NO_VERSION: Final = (
+    "none"  # as a label: Prometheus drops an empty one, and a label that is missing means nothing
+)
 
 
 class Kind(StrEnum):
@@ -181,7 +184,11 @@ def to_samples(evidence: StageEvidence) -> list[Sample]:
     def put(name: str, value: float, **labels: str) -> None:
         out.append((name, {**own, **labels}, float(value)))
 
-    info = {"epoch": str(evidence.epoch), "version": evidence.version, "stable": evidence.stable or ""}
+    info = {
+        "epoch": str(evidence.epoch),
+        "version": evidence.version,
+        "stable": evidence.stable or NO_VERSION,
+    }
     put("sluice_stage_info", 1, **info)
     for name, field in _FIGURES.items():
         put(name, getattr(evidence, field))
@@ -252,7 +259,7 @@ def _read(reader: SampleReader) -> StageEvidence:
         stage=int(info["stage"]),
         epoch=int(info["epoch"]),
         version=info["version"],
-        stable=info["stable"] or None,
+        stable=None if info["stable"] == NO_VERSION else info["stable"],
         percent=figures["percent"],
         opened_at_s=figures["opened_at_s"],
         settling_events=reader.only("sluice_settling_events").count,

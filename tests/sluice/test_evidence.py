@@ -27,6 +27,9 @@ NO_LIMITS = {
     "event_users": evidence().event_users[:2],
     "objective": evidence().objective[:1],
 }
+PROCESSES = tuple(
+    ObjectiveCount(kind=kind, process=process, ok=9, bad=1) for kind in KINDS for process in (0, 3, 4)
+)
 
 
 def _ordered(given: StageEvidence) -> StageEvidence:
@@ -41,13 +44,20 @@ def _ordered(given: StageEvidence) -> StageEvidence:
         pytest.param({"newest_at_s": None}, id="no-entry-yet"),
         pytest.param({"coins": coins_with(coin(bias=0.4 / 0.9, heads=3, tails=1, process=4))}, id="odd-bias"),
         pytest.param(ALONE, id="at-100-percent"),
+        pytest.param(ALONE | {"stable": None}, id="first-deployment"),
+        pytest.param(ALONE | {"objective": PROCESSES}, id="processes-of-the-watch"),
         pytest.param(NO_LIMITS, id="no-slow-limits"),
         pytest.param({"opened_at_s": 1_780_000_000.123456, "percent": 0.01}, id="real-times"),
     ],
 )
 def test_samples_round_trip(changes):
+    """Also as Prometheus hands them on: it drops labels that are empty."""
     given = _ordered(evidence(**changes))
-    assert from_samples(to_samples(given)) == given
+    scraped = [
+        (name, {label: text for label, text in labels.items() if text}, value)
+        for name, labels, value in to_samples(given)
+    ]
+    assert from_samples(scraped) == from_samples(to_samples(given)) == given
 
 
 def test_every_sample_carries_service_rollout_and_stage_and_others_are_ignored():
