@@ -24,6 +24,7 @@ def watch(*, ok: int = 50_000, bad: int = 0) -> StageEvidence:
         rollout=ROLLOUT,
         epoch=EPOCH,
         version="2",
+        stable="1",
         stage=STAGE,
         percent=100,
         opened_at_s=NOW_S - 7_200,
