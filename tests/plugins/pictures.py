@@ -18,13 +18,13 @@ def spec(**changes: Any) -> ReleaseSpec:
 
 
 def watch(*, ok: int = 50_000, bad: int = 0) -> StageEvidence:
-    """A picture of the 100 % stage, open for two hours; healthy unless `bad` first requests are many."""
+    """A picture of a first deployment's watch, open for two hours; healthy unless `bad` first requests are many."""
     return StageEvidence(
         service="tiny",
         rollout=ROLLOUT,
         epoch=EPOCH,
         version="2",
-        stable="1",
+        stable=None,
         stage=STAGE,
         percent=100,
         opened_at_s=NOW_S - 7_200,
