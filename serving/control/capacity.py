@@ -40,7 +40,7 @@ class Address:
     port: int
 
 
-def wanted_replicas(*, stable_replicas: int, policy_replicas: int, percent: float) -> int:
+def wanted_replicas(*, stable_replicas: float, policy_replicas: int, percent: float) -> int:
     """Replicas of the candidate for `percent` of the traffic, so that its load per replica equals stable's.
 
     stable_replicas: stable's full scale, carrying 100 - percent. At 100 percent the policy's number counts, and

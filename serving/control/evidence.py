@@ -21,7 +21,8 @@ from serving.control.book import SAMPLES_PER_S, Book, Meter
 from serving.control.capacity import Capacity
 from serving.control.ledger import Head, Ledger
 from serving.control.problems import ControlProblem
-from serving.control.traffic import Sight, Standing, workload_for
+from serving.control.traffic import Sight, Standing
+from serving.control.workloads import load_groups, workloads_for
 from serving.control.xds.interface import TrafficPlane
 from sluice.errors import FatalError
 from sluice.evidence import StageEvidence
@@ -176,26 +177,25 @@ class Evidence:
         return book.tally.evidence()
 
     def _like_load(self, head: Head) -> bool:
-        """Whether, on every architecture, a replica of either version has about the same share of users."""
+        """Whether a replica of either version has about the same share of users, wherever that can be told."""
         if head.stable is None or head.candidate is None:
             return False
         line, stable, candidate = line_of(head), head.stable, head.candidate
         by_policy = {target["arch"]: target["replicas"] for target in head.policy["targets"]}
         return all(
             like_load(
-                line.bias(arch),
-                self._replicas(candidate, arch, by_policy[arch]),
-                self._replicas(stable, arch, by_policy[arch]),
+                sum(map(line.taken, archs)) / sum(map(line.size, archs)),
+                self._replicas(candidate, archs, by_policy),
+                self._replicas(stable, archs, by_policy),
             )
-            for arch in line.archs
+            for archs in load_groups(line.archs, candidate, stable)
         )
 
-    def _replicas(self, version: Mapping[str, Any], arch: str, by_policy: int) -> int:
+    def _replicas(self, version: Mapping[str, Any], archs: list[str], by_policy: Mapping[str, int]) -> int:
         """Ready replicas. What stands behind an adopted upstream is not ours to see: the policy's number."""
         if "upstream" in version:
-            return by_policy
-        workload = workload_for(version, arch)
-        return 0 if workload is None else len(self._capacity.addresses(workload))
+            return sum(by_policy[arch] for arch in archs)
+        return sum(len(self._capacity.addresses(workload)) for workload in workloads_for(version, archs))
 
     def judge(self, head: Head) -> dict[str, Any]:
         """The verdict on the open stage now, as the ledger keeps it."""

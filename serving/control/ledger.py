@@ -205,6 +205,10 @@ class Ledger:
         with self.read() as session:
             return [_head(row) for row in session.scalars(query)]
 
+    def service(self, name: str) -> ServiceRow | None:
+        with self.read() as session:
+            return session.get(ServiceRow, name)
+
     def services(self) -> list[ServiceRow]:
         with self.read() as session:
             return list(session.scalars(select(ServiceRow).order_by(ServiceRow.service)))

@@ -7,6 +7,7 @@ that is open already is not opened a second time, its acknowledgement is waited 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -17,6 +18,7 @@ from serving.control.ledger import Head
 from serving.control.models import OpenRequest
 from serving.control.problems import ControlProblem, ended
 from serving.control.rollouts import Parts, Rollouts, gateways_problem, iso
+from serving.control.workloads import workload_for, workloads_for
 from sluice import stages
 from sluice.stages import Action, Opening, State
 
@@ -71,25 +73,34 @@ class StageOpener:
         return head, verdict
 
     def _needs(self, head: Head, stage: int) -> dict[str, int]:
-        """Replicas by deployment for the share of `stage`."""
-        replicas = {target["arch"]: target["replicas"] for target in head.policy["targets"]}
-        percent = head.percents[stage]
-        return {
-            workload["deployment"]: wanted_replicas(
-                stable_replicas=self._stable_replicas(head, workload["arch"], replicas[workload["arch"]]),
-                policy_replicas=replicas[workload["arch"]],
-                percent=percent,
-            )
-            for workload in (head.candidate or {}).get("workloads", ())
-            if static_addresses(workload) is None
-        }
+        """Replicas by deployment for the share of `stage`: of every architecture that the deployment serves."""
+        scale = self._scale_of_stable(head)
+        needs: Counter[str] = Counter()
+        for target in head.policy["targets"]:
+            workload = workload_for(head.candidate or {}, target["arch"])
+            if workload is not None and static_addresses(workload) is None:
+                needs[workload["deployment"]] += wanted_replicas(
+                    stable_replicas=scale[target["arch"]],
+                    policy_replicas=target["replicas"],
+                    percent=head.percents[stage],
+                )
+        return needs
 
-    def _stable_replicas(self, head: Head, arch: str, by_policy: int) -> int:
-        """What stable runs with now, ready or not is its own matter; unknown ones are taken from the policy."""
-        for workload in (head.stable or {}).get("workloads", ()):
-            if workload["arch"] == arch and static_addresses(workload) is None:
-                return max(len(self._p.capacity.addresses(workload)), 1)
-        return by_policy
+    def _scale_of_stable(self, head: Head) -> dict[str, float]:
+        """Replicas that stable is meant to have, by architecture of the rollout; more where more are ready.
+
+        Never the ready ones alone: a stable that lost half of its pods would halve the candidate too.
+        """
+        service = self._p.ledger.service(head.service)
+        known = {} if service is None else {t["arch"]: t["replicas"] for t in service.policy["targets"]}
+        meant = {t["arch"]: known.get(t["arch"], t["replicas"]) for t in head.policy["targets"]}
+        scale: dict[str, float] = dict(meant)
+        for workload in workloads_for(head.stable or {}, meant):
+            archs = [arch for arch in meant if workload_for(head.stable or {}, arch) == workload]
+            ready = 0 if static_addresses(workload) else len(self._p.capacity.addresses(workload))
+            more = max(1.0, ready / sum(meant[arch] for arch in archs))
+            scale |= {arch: meant[arch] * more for arch in archs}
+        return scale
 
     def _record(self, head: Head, stage: int, verdict: Mapping[str, Any] | None) -> Head:
         opened = {

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from serving.control.capacity import Address
 from serving.control.ledger import Head
+from serving.control.workloads import workload_for
 from serving.control.xds.interface import Endpoint, ServiceTraffic, Slice
 from sluice.hashline import CANDIDATE, STABLE, HashLine, Side
 from sluice.stages import State
@@ -126,12 +127,6 @@ def _endpoints(version: Mapping[str, Any], arch: str, addresses: Addresses) -> t
         return (Endpoint(host=url.hostname or "", port=url.port or 80),)
     workload = workload_for(version, arch)
     return () if workload is None else tuple(Endpoint(host=a.host, port=a.port) for a in addresses(workload))
-
-
-def workload_for(version: Mapping[str, Any], arch: str) -> Mapping[str, Any] | None:
-    """The workload that serves an architecture's part of the line: its own, or else the version's first."""
-    workloads = version.get("workloads") or []
-    return next((w for w in workloads if w["arch"] == arch), workloads[0] if workloads else None)
 
 
 def _labels(service: str, pieces: list[Slice]) -> dict[str, str]:

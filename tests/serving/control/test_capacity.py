@@ -39,14 +39,14 @@ def test_a_share_that_is_none_is_refused(percent: float) -> None:
 
 
 RULES = policy(
-    stages=[{"percent": p, "dwell_s": 0.2} for p in (10, 50, 100)],
+    stages=[{"percent": p, "dwell_s": 0.2} for p in (10, 30, 100)],
     targets=[{"arch": "cpu", "share": 1.0, "replicas": 6}],
 )
 
 
 @contextlib.asynccontextmanager
 async def stable_on_kubernetes(desks: Desks, kube: Kube, folder: Path) -> AsyncIterator[Desk]:
-    """Version 1 is stable with four pods."""
+    """Version 1 is stable, four of the six pods that its policy wants are left."""
     kube.deploy("minilm-v1-cpu", 4)
     async with (
         kube.running(folder) as kubeconfig,
@@ -100,8 +100,58 @@ async def test_the_candidate_grows_with_its_share_and_stable_stays_whole(
         for stage in range(3):
             await desk.open(second, stage)
             await desk.passed(second)
-        assert kube.patches == [("minilm-v2-cpu", 4), ("minilm-v2-cpu", 6)]
+        assert kube.patches == [("minilm-v2-cpu", 3), ("minilm-v2-cpu", 6)]
         assert kube.replicas["minilm-v1-cpu"] == 4
+
+
+@pytest.mark.parametrize(
+    ("ready", "wanted"),
+    [pytest.param(1, 3, id="not-what-is-left-of-stable"), pytest.param(12, 6, id="what-it-was-scaled-up-to")],
+)
+async def test_the_candidate_is_sized_by_what_stable_is_meant_to_have(
+    desks: Desks, tmp_path: Path, ready: int, wanted: int
+) -> None:
+    """A stable that has lost pods would give the candidate as little, and the candidate's overload looks like harm."""
+    kube = Kube()
+    async with stable_on_kubernetes(desks, kube, tmp_path) as desk:
+        kube.deploy("minilm-v2-cpu", 1)
+        second = await desk.begin("run-2", policy=RULES)
+        await attach(desk, second, "2")
+        await desk.open(second, 0)
+        await desk.passed(second)
+        kube.patches.clear()
+        kube.deploy("minilm-v1-cpu", ready)
+        await desk.gateway.until(lambda: len(desk.gateway.addresses["minilm_v1_cpu"]) == ready)
+        await desk.open(second, 1)
+        assert kube.patches == [("minilm-v2-cpu", wanted)]
+
+
+TWO_ARCHS = policy(
+    first_deployment={"adopt": "http://127.0.0.1:9001"},
+    stages=[{"percent": p, "dwell_s": 0.2} for p in (30, 100)],
+    targets=[{"arch": "cpu", "share": 0.25, "replicas": 3}, {"arch": "gpu", "share": 0.75, "replicas": 9}],
+)
+
+
+async def test_a_workload_that_stands_in_for_another_architecture_gets_its_replicas_too(
+    desks: Desks, tmp_path: Path
+) -> None:
+    """Two replicas for its own quarter of the line would carry all of it, at 2.6 times stable's load."""
+    kube = Kube()
+    kube.deploy("minilm-v2-cpu", 1)
+    async with kube.running(tmp_path) as kubeconfig, desks(kubeconfig=kubeconfig) as desk:
+        rollout = await desk.begin(policy=TWO_ARCHS)
+        await attach(desk, rollout, "2")
+        await desk.open(rollout, 0)
+        assert kube.patches == [("minilm-v2-cpu", 2 + 4)]
+        assert await like_load(desk, rollout)
+        kube.set_ready("minilm-v2-cpu", 2)
+        await desk.gateway.until(lambda: len(desk.gateway.addresses["minilm_v2_cpu"]) == 2)
+        assert not await like_load(desk, rollout)
+
+
+async def like_load(desk: Desk, rollout: Json) -> bool:
+    return (await desk.get(f"/v1/rollouts/{rollout['id']}/evidence"))["evidence"]["like_load"]
 
 
 async def test_a_pod_that_is_not_ready_gets_no_traffic(desks: Desks, tmp_path: Path) -> None:
