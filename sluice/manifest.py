@@ -12,11 +12,14 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import Field, JsonValue, ValidationError
 
 from sluice.errors import FatalError, ProblemsError
+from sluice.plan import check_plan
 from sluice.signature import Signature, TensorSpec
 from sluice.spec_problems import problems_of
 from sluice.spec_types import Arch, Axis, Backend, InsidePath, Part, Precision, ServiceName, Sha256, Text
 
 MANIFEST_FILE: Final = "manifest.json"
+OF_ENGINE: Final = "engine"
+OF_ONNX: Final = "explicit onnx on onnxruntime-cpu"  # the very ONNX that the engine is built from
 
 
 class ManifestError(ProblemsError):
@@ -51,7 +54,9 @@ class EngineManifest(Part):
 
     onnx_sha256: of the model that it was built from. calibration_sha256: key of the calibration, null unless the
     precision is int8. axes: the ranges it was built for, and the sizes to warm. accuracy: by output, against the
-    FP32 ONNX. performance: by measure with its unit in the name. device: what it was built on.
+    FP32 ONNX. accuracy_of: what was run for it; the engine itself unless it cannot run where it is built.
+    performance: by measure with its unit in the name, or `{"measured": false, "why": ...}`. device: what it was
+    built on.
     """
 
     schema_: Annotated[Literal[1], Field(alias="schema")] = 1
@@ -68,6 +73,7 @@ class EngineManifest(Part):
     outputs: Annotated[tuple[TensorSpec, ...], Field(min_length=1)]
     axes: dict[str, Axis]
     accuracy: dict[str, JsonValue]
+    accuracy_of: Literal["engine", "explicit onnx on onnxruntime-cpu"] = OF_ENGINE  # older documents lack it
     performance: dict[str, JsonValue]
     device: dict[str, JsonValue]
 
@@ -79,10 +85,24 @@ class EngineManifest(Part):
     def check(self, *, arch: str, backend: str, engine_sha256: str) -> None:
         """Compare with this machine and the file that is there. Raises ManifestMismatchError at the first
         difference: the machine before the file, since a file for elsewhere need not be read at all."""
-        for name, wanted in (("arch", arch), ("backend", backend), ("engine_sha256", engine_sha256)):
-            got = getattr(self, name)
-            if got != wanted:
-                raise ManifestMismatchError(name, wanted, got)
+        self.check_machine(arch=arch)
+        self._same("backend", backend)
+        self._same("engine_sha256", engine_sha256)
+
+    def check_machine(self, *, arch: str) -> None:
+        """Whether this machine is what the engine was built for. Raises ManifestMismatchError."""
+        self._same("arch", arch)
+
+    def _same(self, name: str, wanted: str) -> None:
+        if getattr(self, name) != wanted:
+            raise ManifestMismatchError(name, wanted, getattr(self, name))
+
+    def check_head(self, head: bytes) -> None:
+        """Compare with the first `sluice.plan.HEAD_BYTES` of the engine file, before anything else reads it.
+
+        Raises PlanMismatchError, or PlanHeaderError for a file that is no plan and should be one.
+        """
+        check_plan(head, backend=self.backend, arch=self.arch, backend_version=self.backend_version)
 
     def to_json(self) -> str:
         """`manifest.json`; `from_json` reads it back to an equal manifest. ValueError on NaN and infinity."""
@@ -94,7 +114,7 @@ class EngineManifest(Part):
         """Read `manifest.json`. Raises ManifestError with every problem in it."""
         try:
             raw = json.loads(data) if isinstance(data, str | bytes) else dict(data)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ManifestError.of(f"no JSON: {error}") from error
         try:
             return cls.model_validate(raw)

@@ -5,11 +5,13 @@ that does not exist. Invariant: these checks read the plain values, skip what is
 check says so), and therefore report all they can see even when other fields are wrong.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final, TypeGuard
 
 from sluice.errors import Problem
+from sluice.plan import RTX_ARCHS, TENSORRT, TENSORRT_RTX
 from sluice.spec_types import METRICS, PRECISIONS
 
 Raw = Mapping[str, Any]
@@ -17,6 +19,7 @@ Raw = Mapping[str, Any]
 DEFAULT_PERCENTS: Final = (1, 5, 50, 100)
 DEFAULT_NO_HARM_BEFORE: Final = (100,)
 SHARE_SLACK: Final = 1e-6  # of the sum of shares; a bucket is 1e-4
+GPU_ARCH: Final = re.compile(r"sm_[0-9]{2,3}")
 NAMES_LIMIT: Final = 55  # service + architecture: with "-v", the version and "-" a name of Kubernetes has 63
 
 
@@ -105,6 +108,23 @@ def _target_rules(raw: Raw) -> Iterator[Problem]:
     targets = _mappings(raw.get("targets"))
     if targets and all(target.get("optional") is True for target in targets):
         yield Problem("targets", None, "every target is optional; at least one must not be")
+    for index, target in enumerate(targets):
+        arch, backend = target.get("arch"), target.get("backend")
+        if isinstance(arch, str) and (wanted := _arch_problem(arch, backend)):
+            yield Problem(f"targets.{index}.arch", arch, wanted)
+
+
+def _arch_problem(arch: str, backend: object) -> str | None:
+    """Why this backend has no such architecture: an engine would be asked for that nothing can build."""
+    if backend not in (TENSORRT, TENSORRT_RTX):
+        return None
+    if not GPU_ARCH.fullmatch(arch):
+        return f"backend {backend} builds for a compute capability, such as sm_80 (8.0)"
+    if backend == TENSORRT_RTX and arch == "sm_90":
+        return "TensorRT-RTX cannot build for Hopper; use backend tensorrt"
+    if backend == TENSORRT_RTX and arch not in RTX_ARCHS:
+        return f"TensorRT-RTX builds for {_join(RTX_ARCHS)}"
+    return None
 
 
 def _names(raw: Raw) -> Iterator[Problem]:

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 PRECISIONS: Final = ("fp32", "fp16", "int8")
 METRICS: Final = ("failure", "slow")
 METHODS: Final = ("percentile", "minmax", "entropy", "mse")
-BACKENDS: Final = ("onnxruntime", "tensorrt")
+BACKENDS: Final = ("onnxruntime", "tensorrt", "tensorrt_rtx")
 
 _LABEL: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
 _LABEL_KEY: Final = re.compile(r"([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?" + _LABEL.pattern)

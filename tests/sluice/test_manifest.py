@@ -22,6 +22,7 @@ WHOLE = {
     "outputs": [{"name": "y", "dtype": "float32", "dims": ["batch", 2]}],
     "axes": {"batch": {"min": 1, "opt": 2, "max": 8, "buckets": [1, 8]}},
     "accuracy": {"y": {"cosine": 0.99}},
+    "accuracy_of": "engine",
     "performance": {"p50_ms": 1.5},
     "device": {"name": "NVIDIA A100", "sm_count": 108},
 }
@@ -67,6 +68,7 @@ def test_it_fits_nowhere_else_and_says_why(here, field):
         pytest.param({"outputs": []}, "outputs", id="no-outputs"),
         pytest.param({"signed": True}, "signed", id="unknown-field"),
         pytest.param({"arch": None}, "arch", id="null"),
+        pytest.param({"accuracy_of": "a guess"}, "accuracy_of", id="accuracy-of-something-else"),
     ],
 )
 def test_a_document_that_is_no_manifest_is_refused_by_field(edit, path):
@@ -75,7 +77,7 @@ def test_a_document_that_is_no_manifest_is_refused_by_field(edit, path):
     assert [problem.path for problem in caught.value.problems] == [path]
 
 
-@pytest.mark.parametrize("name", sorted(set(WHOLE) - {"schema", "calibration_sha256"}))
+@pytest.mark.parametrize("name", sorted(set(WHOLE) - {"schema", "calibration_sha256", "accuracy_of"}))
 def test_every_field_is_required(name):
     """What a manifest does not say must not be guessed."""
     with pytest.raises(ManifestError) as caught:

@@ -71,7 +71,6 @@ def test_the_policy_and_the_addresses_do_not_make_another_release(changes):
         pytest.param({"server.image": "runtime:2"}, {"release"}, id="server-image"),
         pytest.param({"service": "other"}, {"engine", "release"}, id="service"),
         pytest.param({"targets.0.image": "builder:2"}, {"engine", "release"}, id="builder-image"),
-        pytest.param({"targets.0.backend": "tensorrt"}, {"engine", "release"}, id="backend"),
         pytest.param(
             {"targets.0.resources": {"cpu": 2, "memory": "2Gi"}}, {"engine", "release"}, id="build-cores"
         ),
@@ -115,6 +114,15 @@ def test_without_int8_the_engine_does_not_wait_for_a_calibration():
 def test_the_tolerance_belongs_to_the_export_only_where_seams_are_judged_by_it():
     split = {"model.segments": ["a"]}
     assert "onnx" in changed(release(split), release({**split, "numerics.max_abs": 1.0}))
+
+
+def test_engines_of_two_backends_for_one_architecture_have_two_keys():
+    here = {"targets.0.arch": "sm_80"}
+    one, other = (
+        release({**here, "targets.0.backend": backend}).keys for backend in ("tensorrt", "tensorrt_rtx")
+    )
+    assert one.engine("sm_80") != other.engine("sm_80")
+    assert (one.onnx, one.numerics) == (other.onnx, other.numerics)
 
 
 def test_engines_of_two_architectures_have_two_keys():

@@ -1,0 +1,47 @@
+"""A target's architecture is one that its backend can build for, or the spec says so before any pod starts."""
+
+import pytest
+
+from sluice.errors import SpecError
+from sluice.plan import RTX_ARCHS
+from tests.sluice.specs import parse
+
+
+def target(arch, backend):
+    return {"targets.0.arch": arch, "targets.0.backend": backend}
+
+
+@pytest.mark.parametrize(
+    ("arch", "backend", "says"),
+    [
+        pytest.param(
+            "sm_90",
+            "tensorrt_rtx",
+            "TensorRT-RTX cannot build for Hopper; use backend tensorrt",
+            id="hopper-by-rtx",
+        ),
+        pytest.param(
+            "sm_70", "tensorrt_rtx", "builds for sm_75, sm_80, sm_86, sm_89, sm_120, sm_121", id="old"
+        ),
+        pytest.param("cpu-avx2", "tensorrt_rtx", "such as sm_80", id="a-cpu-by-rtx"),
+        pytest.param("cpu-avx2", "tensorrt", "such as sm_80", id="a-cpu-by-tensorrt"),
+        pytest.param("a100", "tensorrt", "such as sm_80", id="a-product-name"),
+        pytest.param("sm_8", "tensorrt", "such as sm_80", id="one-digit"),
+        pytest.param("sm_8000", "tensorrt", "such as sm_80", id="four-digits"),
+        pytest.param("sm-80", "tensorrt", "such as sm_80", id="as-kubernetes-spells-it"),
+    ],
+)
+def test_an_architecture_that_the_backend_cannot_build_for_is_refused_with_the_reason(arch, backend, says):
+    with pytest.raises(SpecError) as caught:
+        parse(target(arch, backend))
+    (problem,) = caught.value.problems
+    assert (problem.path, problem.value) == ("targets.0.arch", arch)
+    assert says in problem.message
+
+
+@pytest.mark.parametrize(
+    ("arch", "backend"),
+    [*((arch, "tensorrt_rtx") for arch in RTX_ARCHS), ("sm_90", "tensorrt"), ("sm_100", "tensorrt")],
+)
+def test_what_the_backend_can_build_for_is_accepted(arch, backend):
+    assert parse(target(arch, backend)).targets[0].arch == arch
