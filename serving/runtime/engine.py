@@ -1,7 +1,8 @@
 """Open an engine folder: manifest and engine file belong together, and both to this machine.
 
-Invariant: nothing of the engine file is interpreted before its digest and its architecture are those that the
-manifest names; a refusal is one line that says what to build again, and exit code 3.
+Invariant: nothing of the engine file is interpreted before its header, its digest and its architecture are those
+that the manifest names; a refusal is one line that says what to build again, and exit code 3. The machine comes
+first, then the file's first bytes, then its digest: an engine of gigabytes for elsewhere is refused at once.
 """
 
 import hashlib
@@ -14,6 +15,7 @@ from serving.runtime.backend import BACKENDS
 from serving.runtime.device import machine_arch
 from sluice.errors import FatalError
 from sluice.manifest import EngineManifest
+from sluice.plan import HEAD_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,17 +26,22 @@ class Engine:
     path: Path
 
 
-def open_engine(folder: Path) -> Engine:
-    """Check an `engine` artifact folder. Raises FatalError (also ManifestMismatchError) with the next step."""
+def open_engine(folder: Path, *, arch: str | None = None) -> Engine:
+    """Check an `engine` artifact folder. arch: what this machine is; read from the machine when left out.
+
+    Raises FatalError (also ManifestMismatchError, PlanMismatchError, PlanHeaderError) with the next step.
+    """
     text = _read(folder / "manifest.json")
     manifest = EngineManifest.from_json(text)
+    manifest.check_machine(arch=arch or machine_arch())
+    path = folder / manifest.engine_file
+    manifest.check_head(_head(path))
     if manifest.backend not in BACKENDS:
         raise FatalError(
             f"manifest backend is {manifest.backend!r}, this server has {', '.join(BACKENDS)}",
             f"build the engine again for backend {next(iter(BACKENDS))}, or serve it with another image",
         )
-    path = folder / manifest.engine_file
-    manifest.check(arch=machine_arch(), backend=manifest.backend, engine_sha256=_digest(path))
+    manifest.check(arch=manifest.arch, backend=manifest.backend, engine_sha256=_digest(path))
     _check_weights(path)
     return Engine(manifest=manifest, path=path)
 
@@ -50,6 +57,14 @@ def _check_weights(engine: Path) -> None:
                 f"{path.name} has digest {got[:12]}, receipt.json wants {(wanted or 'no such file')[:12]}",
                 "remove the engine's folder from the store and build it again",
             )
+
+
+def _head(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(HEAD_BYTES)
+    except OSError as error:
+        raise _unreadable(path, error) from error
 
 
 def _digest(path: Path) -> str:

@@ -31,7 +31,7 @@ def refused(engine: Path, *more: str) -> tuple[int, list[str]]:
         ({"arch": "cpu-generic"}, ("arch is cpu-generic", machine_arch(), "build an engine for this target")),
         ({"arch": "sm_90"}, ("arch is sm_90", machine_arch(), "build an engine for this target")),
         ({"engine_sha256": "a" * 64}, ("engine_sha256 is aaaa", "build it again")),
-        ({"backend": "tensorrt"}, ("backend is 'tensorrt'", "onnxruntime", "build the engine again")),
+        ({"backend": "tensorrt"}, ("plan header: magic is", "wanted b'ftrt'", "build it again")),
         ({"engine_file": "other.onnx"}, ("other.onnx cannot be read", "build the engine again")),
         (
             {"outputs": [{"name": "vector", "dtype": "float32", "dims": ["batch", 8]}]},
