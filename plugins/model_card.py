@@ -6,11 +6,11 @@ Pure: facts in, text out. A number that is missing shows as a dash, never as a z
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sluice.manifest import EngineManifest
+from sluice.manifest import OF_ENGINE, EngineManifest
 from sluice.release import Release
 
 DASH: Final = "—"
@@ -42,6 +42,7 @@ def card(
         f"Checkpoint `{checkpoint}` (`{release.checkpoint_sha256[:12]}`), ONNX opset {spec.model.opset}.",
         "#### Chosen engines",
         _chosen(engines),
+        *_not_measured(engines),
         *(f"**Not built** (optional): `{arch}`" for arch in missing),
         "#### Measured per precision",
         _candidates(engines),
@@ -100,6 +101,16 @@ def _chosen(engines: Sequence[EngineFacts]) -> str:
     return table(header, rows)
 
 
+def _not_measured(engines: Sequence[EngineFacts]) -> Iterator[str]:
+    """A line for each engine that was not timed or not run where it was built: a dash alone would hide it."""
+    for engine in engines:
+        made = engine.manifest
+        if made.performance.get("measured") is False:
+            yield f"**Not timed**: `{made.arch}`: {made.performance.get('why') or 'no reason given'}"
+        if made.accuracy_of != OF_ENGINE:
+            yield f"**Accuracy** of `{made.arch}` is that of the {made.accuracy_of}, not of the engine."
+
+
 def _candidates(engines: Sequence[EngineFacts]) -> str:
     """Every precision that was built and measured, with what spoke against it."""
     rows = []
@@ -110,9 +121,7 @@ def _candidates(engines: Sequence[EngineFacts]) -> str:
         for name, found in (report.get("candidates") or {}).items():
             timings = found.get("timings") or {}
             speed = timings.get(shape) or {}
-            said = rejected.get(name) or (
-                "chosen" if name == report.get("chosen") else "accurate enough, slower"
-            )
+            said = rejected.get(name) or ("chosen" if name == report.get("chosen") else DASH)
             figures = (
                 number(speed.get("p50_ms")),
                 number(speed.get("p99_ms")),

@@ -1,8 +1,9 @@
 """Registers the built release as a version of its model in MLflow.
 
 Problem: a green pod is no engine. Invariant: every artifact that the release needs is read from the store, digest
-by digest, before a version exists; only a target that the spec calls optional may be missing, and the version's
-description says so. Registering again with the same run gives the same version.
+by digest, and every engine's first bytes are what its manifest says, before a version exists; only a target that
+the spec calls optional may be missing, and the version's description says so. Registering again with the same run
+gives the same version.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from plugins.operators.base import SluiceOperator
 from plugins.runs import RunFacts, facts_of, open_store
 from sluice.errors import FatalError
 from sluice.manifest import MANIFEST_FILE, EngineManifest
+from sluice.plan import HEAD_BYTES
 from sluice.release import Release
 
 if TYPE_CHECKING:
@@ -91,9 +93,12 @@ def _engines(store: Store, release: Release) -> tuple[dict[str, tuple[EngineFact
     for target in release.spec.targets:
         try:
             artifact = store.get("engine", release.keys.engine(target.arch))
-        except ArtifactMissingError:
+        except ArtifactMissingError as error:
             if not target.optional:
-                raise
+                raise FatalError(
+                    f"target {target.arch} has no engine: {error.message}",
+                    f"clear the build of {target.arch}, or mark the target optional in the spec",
+                ) from error
             missing.append(target.arch)
             continue
         found[target.arch] = (_engine_facts(artifact, target.arch, target.backend), artifact)
@@ -103,7 +108,10 @@ def _engines(store: Store, release: Release) -> tuple[dict[str, tuple[EngineFact
 
 
 def _engine_facts(artifact: Artifact, arch: str, backend: str) -> EngineFacts:
+    """Manifest, file and target belong together: the file's first bytes first, since they name its GPU."""
     manifest = EngineManifest.from_json((artifact.path / MANIFEST_FILE).read_text(encoding="utf-8"))
+    with (artifact.path / manifest.engine_file).open("rb") as file:
+        manifest.check_head(file.read(HEAD_BYTES))
     digest = artifact.receipt.files[manifest.engine_file].sha256
     manifest.check(arch=arch, backend=backend, engine_sha256=digest)
     report = json.loads((artifact.path / "report.json").read_text(encoding="utf-8"))
