@@ -18,6 +18,7 @@ from calibration.ranges import BINS, Histogram, collect, find_range, saturated
 from calibration.samples import calibration_samples, dataset_sha256
 from sluice.release import Release
 from sluice.spec import ReleaseSpec
+from sluice.spec_types import int8_file
 
 
 def calibrate_release(store: Store, release: Release) -> list[str]:
@@ -33,7 +34,7 @@ def calibrate_release(store: Store, release: Release) -> list[str]:
 
 
 def calibrate(checkpoint: Path, onnx_file: Path, spec: ReleaseSpec, folder: Path) -> dict[str, Any]:
-    """Write `int8_<method>.onnx` for each method of the spec into `folder`; return the report."""
+    """Write an INT8 file for each method of the spec, in each form that a target needs; return the report."""
     samples = calibration_samples(checkpoint, spec)
     model = onnx.load(str(onnx_file))
     operators = weighted_operators(model)
@@ -44,9 +45,11 @@ def calibrate(checkpoint: Path, onnx_file: Path, spec: ReleaseSpec, folder: Path
     methods: dict[str, Any] = {}
     for method in spec.calibration.methods:
         ranges = {name: find_range(histogram, method) for name, histogram in histograms.items()}
-        write_int8(model, operators, weights, ranges, folder / f"int8_{method}.onnx")
+        files = {form: int8_file(form, method) for form in spec.int8_forms}
+        for form, name in files.items():
+            write_int8(model, operators, weights, ranges, folder / name, form=form)
         counts = {"operators": len(operators), "activations": len(tensors), "weights": len(weights)}
-        methods[method] = {"file": f"int8_{method}.onnx", **counts, "ranges": _reported(ranges, histograms)}
+        methods[method] = {"files": files, **counts, "ranges": _reported(ranges, histograms)}
     return {
         "schema": 1,
         "samples": len(samples),

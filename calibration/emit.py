@@ -1,9 +1,11 @@
 """From FP32 and ranges to INT8: explicit quantize/dequantize pairs around every weighted operator.
 
 Problem: on CPUs an 8-bit product is fast for unsigned activations and signed weights only (symmetric signed
-activations ran slower than FP32 for us). Invariants: activations are uint8 with one scale a tensor and a zero
-point that holds zero exactly; weights are int8, symmetric, one scale an output channel; everything else stays
-FP32. Pairs, not fused kernels, are written: each backend fuses them in its own way.
+activations ran slower than FP32 for us), while TensorRT takes nothing but symmetric signed ones: a zero point that
+is not 0 is an error of its parser. So the same ranges are written in two forms. Invariants: activations have one
+scale a tensor and hold zero exactly, uint8 with a zero point (unsigned) or int8 with zero point 0 (signed); weights
+are int8, symmetric, one scale an output channel; everything else stays FP32. Pairs, not fused kernels, are written:
+each backend fuses them in its own way.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,9 +18,11 @@ import onnx
 from onnx import numpy_helper
 
 from sluice.errors import FatalError
+from sluice.spec_types import SIGNED, UNSIGNED
 
 WEIGHT_LIMIT: Final = 127
 ACTIVATION_LIMIT: Final = 255
+SIGNED_LIMIT: Final = 127  # -128 stays unused: the grid is the same on both sides of zero
 EXTERNAL_ABOVE_BYTES: Final = 1_000_000_000
 
 
@@ -93,6 +97,8 @@ def write_int8(
     weights: Mapping[str, list[onnx.TensorProto]],
     ranges: Mapping[str, tuple[float, float]],
     path: Path,
+    *,
+    form: str = UNSIGNED,
 ) -> None:
     """Write the INT8 candidate. ranges: (low, high) of every operator's activation, zero inside."""
     by_node = {operator.node: operator for operator in operators}
@@ -111,7 +117,10 @@ def write_int8(
                 nodes.extend(pair(operator))
                 done.add(name)
         nodes.append(_redirected(node))
-    parameters = [tensor for name in ranges for tensor in _activation_parameters(name, *ranges[name])]
+    scale_of = {UNSIGNED: activation_scale, SIGNED: signed_scale}[form]
+    parameters = [
+        tensor for name in ranges for tensor in _activation_parameters(name, *scale_of(*ranges[name]))
+    ]
     _save(model, nodes, [*parameters, *(tensor for three in weights.values() for tensor in three)], path)
 
 
@@ -119,6 +128,11 @@ def activation_scale(low: float, high: float) -> tuple[np.float32, np.uint8]:
     """(scale, zero point) of uint8 for a range that contains zero."""
     scale = np.float32(max(high - low, 1e-12) / ACTIVATION_LIMIT)
     return scale, np.uint8(np.clip(round(-low / float(scale)), 0, ACTIVATION_LIMIT))
+
+
+def signed_scale(low: float, high: float) -> tuple[np.float32, np.int8]:
+    """(scale, zero point 0) of int8 for a range that contains zero: as wide on either side as its longer one."""
+    return np.float32(max(-low, high, 1e-12) / SIGNED_LIMIT), np.int8(0)
 
 
 def _channel_axis(node: onnx.NodeProto, rank: int) -> int | None:
@@ -132,17 +146,16 @@ def _channel_axis(node: onnx.NodeProto, rank: int) -> int | None:
     return axes[node.op_type]() if node.op_type in axes and node.domain in ("", "ai.onnx") else None
 
 
-def _activation_parameters(name: str, low: float, high: float) -> list[onnx.TensorProto]:
-    scale, zero = activation_scale(low, high)
+def _activation_parameters(name: str, scale: np.float32, zero: np.uint8 | np.int8) -> list[onnx.TensorProto]:
     return [numpy_helper.from_array(scale, f"{name}_scale"), numpy_helper.from_array(zero, f"{name}_zero")]
 
 
 def _activation_pair(name: str) -> list[onnx.NodeProto]:
     parameters = [f"{name}_scale", f"{name}_zero"]
     return [
-        onnx.helper.make_node("QuantizeLinear", [name, *parameters], [f"{name}_uint8"], f"{name}_quantize"),
+        onnx.helper.make_node("QuantizeLinear", [name, *parameters], [f"{name}_byte"], f"{name}_quantize"),
         onnx.helper.make_node(
-            "DequantizeLinear", [f"{name}_uint8", *parameters], [f"{name}_restored"], f"{name}_dequantize"
+            "DequantizeLinear", [f"{name}_byte", *parameters], [f"{name}_restored"], f"{name}_dequantize"
         ),
     ]
 

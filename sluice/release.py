@@ -17,9 +17,20 @@ from pydantic import Field, ValidationError
 
 from sluice.digest import is_sha256, sha256_bytes, sha256_json
 from sluice.errors import FatalError, ParamsError, Problem, SpecError
+from sluice.plan import TENSORRT, TENSORRT_RTX
 from sluice.spec import ReleaseSpec, Target
 from sluice.spec_problems import problems_of
-from sluice.spec_types import Environment, FolderName, Once, Part, Precision, ReviewPoint, Seconds, Text
+from sluice.spec_types import (
+    UNSIGNED,
+    Environment,
+    FolderName,
+    Once,
+    Part,
+    Precision,
+    ReviewPoint,
+    Seconds,
+    Text,
+)
 
 SCHEMA: Final = 1
 
@@ -178,11 +189,14 @@ class Release:
         return {"samples": self.spec.model.samples, "axes": axes}
 
     def _calibration_inputs(self) -> dict[str, Any]:
-        calibration = self.spec.calibration
+        calibration, forms = self.spec.calibration, self.spec.int8_forms
         return {
             "samples": (self.spec.model.samples, calibration.samples),
             "methods": sorted(calibration.methods),
             "image": self.spec.images.calibration,
+            **(
+                {} if forms == (UNSIGNED,) else {"forms": forms}
+            ),  # CPU targets alone: the key they always had
         }
 
     def _engine(self, target: Target, onnx: str, calibration: str) -> str:
@@ -203,6 +217,7 @@ class Release:
             precisions=sorted(self.spec.precisions),
             accuracy={name: self.spec.accuracy[name].cosine for name in precisions},
             accuracy_samples=(held_out_from, self.spec.numerics.samples),  # from which on, how many
+            **_build_inputs(target),
             **self._sample_inputs(),
         )
 
@@ -234,6 +249,13 @@ class Release:
 
 
 _PARTS: Final = ("schema", "spec", "checkpoint_sha256", "params")
+
+
+def _build_inputs(target: Target) -> dict[str, Any]:
+    """What shapes an engine that is built ahead of time. The time limit does not: it makes an engine or none."""
+    if target.backend not in (TENSORRT, TENSORRT_RTX):
+        return {}
+    return {"build": target.build.model_dump(exclude={"time_limit_s"})}
 
 
 def _key(kind: str, **inputs: Any) -> str:

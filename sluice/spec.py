@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, Strict, model_validator
 from pydantic_core import PydanticCustomError
 
 from sluice.errors import Problem, SpecError
@@ -29,6 +29,7 @@ from sluice.spec_policy import (
 )
 from sluice.spec_problems import CROSS, validated
 from sluice.spec_types import (
+    INT8_FORMS,
     Arch,
     Axis,
     Backend,
@@ -53,6 +54,7 @@ from sluice.spec_types import (
     Share,
     Submodule,
     Text,
+    Timeout,
 )
 
 DEFAULT_ACCURACY: Final = {"fp32": 0.9999, "fp16": 0.999, "int8": 0.98}
@@ -101,6 +103,14 @@ class Resources(Part):
     memory: Memory
 
 
+class Build(Part):
+    """What the builder of an engine may take. Backends that optimise while they load read none of it."""
+
+    workspace_mib: Count = 1024
+    optimization_level: Annotated[int, Strict(), Field(ge=0, le=5)] = 3
+    time_limit_s: Timeout = 14_400
+
+
 class Target(Part):
     """One architecture: where its engine is built and served, and its part of the hash line."""
 
@@ -112,6 +122,7 @@ class Target(Part):
     replicas: Count = 1
     optional: Flag = False
     resources: Resources = Resources(cpu="1", memory="2Gi")
+    build: Build = Build()
 
 
 class Images(Part):
@@ -190,6 +201,11 @@ class ReleaseSpec(Part):
     def signature(self) -> Signature:
         """What clients of this release send and get back."""
         return Signature(inputs=self.model.inputs, outputs=self.model.outputs)
+
+    @property
+    def int8_forms(self) -> tuple[str, ...]:
+        """The forms of INT8 that the targets' backends need, sorted; calibration writes these and no other."""
+        return tuple(sorted({INT8_FORMS[target.backend] for target in self.targets}))
 
     def target(self, arch: str) -> Target:
         """The target of this architecture. Raises SpecError naming those there are."""

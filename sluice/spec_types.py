@@ -15,6 +15,10 @@ METRICS: Final = ("failure", "slow")
 METHODS: Final = ("percentile", "minmax", "entropy", "mse")
 BACKENDS: Final = ("onnxruntime", "tensorrt", "tensorrt_rtx")
 
+# How INT8 activations are written: uint8 with a zero point for CPUs, int8 around zero for TensorRT.
+UNSIGNED, SIGNED = "unsigned", "signed"
+INT8_FORMS: Final = {"onnxruntime": UNSIGNED, "tensorrt": SIGNED, "tensorrt_rtx": SIGNED}
+
 _LABEL: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
 _LABEL_KEY: Final = re.compile(r"([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?" + _LABEL.pattern)
 _CRON_PRESETS: Final = ("@once", "@hourly", "@daily", "@weekly", "@monthly", "@yearly")
@@ -24,6 +28,11 @@ class Part(BaseModel):
     """Base of every section: frozen, and an unknown field is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def int8_file(form: str, method: str) -> str:
+    """Name of one INT8 candidate within the `calibration` artifact."""
+    return f"{'int8s' if form == SIGNED else 'int8'}_{method}.onnx"
 
 
 def _matching(pattern: str, wanted: str) -> AfterValidator:

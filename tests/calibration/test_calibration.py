@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from calibration.candidates import calibrate_release
-from calibration.emit import activation_scale, weighted_operators
+from calibration.emit import activation_scale, signed_scale, weighted_operators
 from calibration.ranges import BINS, CalibrationError, Histogram, collect, find_range, saturated
 from calibration.samples import dataset_sha256
 from sluice.errors import FatalError
@@ -144,7 +144,7 @@ def test_every_method_gives_a_candidate_of_uint8_and_int8_near_fp32(release, tmp
     x = np.random.default_rng(9).normal(size=(20, 6, 8)).astype(np.float32)
     want = onnxruntime.InferenceSession(str(tmp_path / "model.onnx")).run(None, {"x": x})[0]
     for method in METHODS:
-        path = artifact.path / report["methods"][method]["file"]
+        path = artifact.path / report["methods"][method]["files"]["unsigned"]
         assert report["methods"][method]["operators"] == 2
         initializers = onnx.load(path).graph.initializer
         types = {tensor.name: tensor.data_type for tensor in initializers}
@@ -154,6 +154,58 @@ def test_every_method_gives_a_candidate_of_uint8_and_int8_near_fp32(release, tmp
         got = onnxruntime.InferenceSession(str(path)).run(None, {"x": x})[0]
         cosine = (got * want).sum() / (np.linalg.norm(got) * np.linalg.norm(want))
         assert 0.98 < cosine < 1.0  # near, and not the FP32 model under another name
+
+
+@pytest.mark.parametrize(
+    ("backends", "names"),
+    [
+        pytest.param(("onnxruntime",), {"int8_"}, id="cpus-alone-need-no-signed-form"),
+        pytest.param(("tensorrt_rtx",), {"int8s_"}, id="gpus-alone-need-no-unsigned-form"),
+        pytest.param(("onnxruntime", "tensorrt_rtx"), {"int8_", "int8s_"}, id="both"),
+    ],
+)
+def test_a_form_is_written_where_a_target_needs_it_and_the_signed_one_has_no_zero_point(
+    tmp_path, backends, names
+):
+    archs = {"onnxruntime": "cpu-avx2", "tensorrt_rtx": "sm_80"}
+    targets = [
+        {
+            "arch": archs[name],
+            "backend": name,
+            "selector": {"a": "b"},
+            "image": "x",
+            "share": 1 / len(backends),
+        }
+        for name in backends
+    ]
+    store, release = released(
+        tmp_path / "store",
+        write_checkpoint(tmp_path / "ckpt", ""),
+        calibration={"samples": 20, "methods": ["minmax"]},
+        targets=targets,
+    )
+    onnx.save(model_of(), tmp_path / "model.onnx")
+    publish_onnx(store, release, tmp_path / "model.onnx")
+    calibrate_release(store, release)
+    folder = store.get("calibration", release.keys.calibration).path
+    assert {path.name for path in folder.glob("*.onnx")} == {f"{name}minmax.onnx" for name in names}
+    x = np.random.default_rng(9).normal(size=(20, 6, 8)).astype(np.float32)
+    want = onnxruntime.InferenceSession(str(tmp_path / "model.onnx")).run(None, {"x": x})[0]
+    for path in folder.glob("int8s_*.onnx"):
+        values = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
+        zeros = [value for name, value in values.items() if name.endswith("_zero")]
+        assert {value.dtype.name for value in zeros} == {"int8"}
+        assert not any(value.any() for value in zeros)
+        got = onnxruntime.InferenceSession(str(path)).run(None, {"x": x})[0]
+        assert 0.98 < (got * want).sum() / (np.linalg.norm(got) * np.linalg.norm(want)) < 1.0
+
+
+@pytest.mark.parametrize("low_high", [(0.0, 5.0), (-3.0, 0.0), (-1.0, 2.0), (0.0, 0.0)])
+def test_a_signed_range_reaches_its_longer_end(low_high):
+    scale, zero = signed_scale(*low_high)
+    assert int(zero) == 0
+    assert float(scale) * 127 == pytest.approx(max(map(abs, low_high)), rel=1e-6, abs=1e-9)
+    assert scale > 0
 
 
 def test_a_convolution_is_quantized_by_output_channel(tmp_path):

@@ -125,6 +125,12 @@ def test_engines_of_two_backends_for_one_architecture_have_two_keys():
     assert (one.onnx, one.numerics) == (other.onnx, other.numerics)
 
 
+def test_a_gpu_target_needs_another_calibration_and_a_cpu_target_keeps_the_one_it_had():
+    gpu = {"targets.0.arch": "sm_80", "targets.0.backend": "tensorrt_rtx"}
+    assert release(gpu).keys.calibration != release().keys.calibration
+    assert release(gpu).keys.onnx == release().keys.onnx
+
+
 def test_engines_of_two_architectures_have_two_keys():
     two = [{**TARGET, "arch": arch, "share": 0.5} for arch in ("sm_80", "sm_86")]
     keys = release({"targets": two}).keys
