@@ -105,7 +105,6 @@ class World:
 
 
 def onnx_bytes():
-    import onnx
     from onnx import TensorProto, helper
 
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 3])
