@@ -18,6 +18,7 @@ from kubernetes.client import V1VolumeMount
 
 from plugins.settings import KUBERNETES_CONN_ID, STORE_MOUNT, Addresses
 from sluice.errors import EXIT_FATAL, EXIT_USAGE
+from sluice.plan import TENSORRT, TENSORRT_RTX
 from sluice.spec import Target
 
 RUN_LABEL: Final = "sluice.dev/run"
@@ -163,4 +164,4 @@ def tolerations(target: Target) -> list[dict[str, str]]:
     """Nodes kept free for one architecture, or for GPUs, carry a taint of that name."""
     arch = {"key": "sluice.dev/arch", "operator": "Equal", "value": target.arch, "effect": "NoSchedule"}
     gpu = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
-    return [arch, gpu] if target.backend == "tensorrt" else [arch]
+    return [arch, gpu] if target.backend in (TENSORRT, TENSORRT_RTX) else [arch]

@@ -12,15 +12,16 @@ from typing import Any, Final
 from artifacts.store import Store
 from artifacts.tree import tree_files
 from build_images.engine_builder.accuracy import Accuracy, accuracy, least_cosine, references
-from build_images.engine_builder.backend import Backend, Candidate, Feed, backend_of
+from build_images.engine_builder.backend import Backend, Candidate, Feed, Run, backend_of
 from build_images.engine_builder.choose import Choice, Measured, choose
-from build_images.engine_builder.device import require_arch
 from build_images.engine_builder.errors import HeldOutError
 from build_images.engine_builder.measure import Timing, measure
-from sluice.manifest import MANIFEST_FILE, EngineManifest
+from build_images.engine_builder.settings import settings_of
+from sluice.manifest import MANIFEST_FILE, OF_ENGINE, OF_ONNX, EngineManifest
 from sluice.model_inputs import Sample, batches, fill, label, parse_samples
 from sluice.release import Release
 from sluice.spec import ReleaseSpec, Target
+from sluice.spec_types import int8_file
 
 PROFILE_BUDGET_S: Final = (
     2.0  # for each of two shapes, all candidates together: live traffic shares the machine
@@ -34,8 +35,8 @@ class Profile:
     candidate: Candidate
     engine: Path
     accuracy: dict[str, Accuracy]
-    timings: dict[str, Timing]
-    peak_memory_bytes: int
+    timings: dict[str, Timing]  # empty where the engine cannot run
+    peak_memory_bytes: int | None
     engine_bytes: int
 
     def to_dict(self) -> dict[str, Any]:
@@ -55,22 +56,32 @@ class Bench:
 
     backend: Backend
     spec: ReleaseSpec
+    target: Target
     samples: Sequence[Sample]
-    threads: int
     work: Path
+
+    @property
+    def threads(self) -> int:
+        return threads_of(self.target)
+
+    @property
+    def runs_here(self) -> bool:
+        return self.backend.runs_here(self.target.arch)
+
+    @property
+    def why_not_timed(self) -> str:
+        return f"built ahead of time for {self.target.arch}, which this machine does not run"
 
 
 def build_release(store: Store, release: Release, arch: str) -> Choice:
     """Publish the `engine` artifact of one target; return what was chosen and why."""
     spec, target = release.spec, release.spec.target(arch)
     backend = backend_of(target.backend)
-    require_arch(arch, backend.device())
+    backend.check_device(arch)
     samples = held_out(store.get("checkpoint", release.keys.checkpoint).path, spec)
-    candidates, left_out = candidates_of(store, release, backend)
     with store.staged("engine", release.keys.engine(arch)) as draft, tempfile.TemporaryDirectory() as work:
-        bench = Bench(
-            backend=backend, spec=spec, samples=samples, threads=threads_of(target), work=Path(work)
-        )
+        candidates, left_out = candidates_of(store, release, backend, Path(work))
+        bench = Bench(backend=backend, spec=spec, target=target, samples=samples, work=Path(work))
         profiles = profile(bench, candidates)
         choice = _chosen(profiles, spec)
         best = profiles[choice.name]
@@ -98,7 +109,9 @@ def held_out(checkpoint: Path, spec: ReleaseSpec) -> tuple[Sample, ...]:
     return samples[used:]
 
 
-def candidates_of(store: Store, release: Release, backend: Backend) -> tuple[list[Candidate], dict[str, str]]:
+def candidates_of(
+    store: Store, release: Release, backend: Backend, work: Path
+) -> tuple[list[Candidate], dict[str, str]]:
     """What is built, FP32 first and always; and each asked-for precision that cannot be, with the reason."""
     onnx = store.get("onnx", release.keys.onnx).path / "model.onnx"
     candidates = [Candidate(name="fp32", precision="fp32", source=onnx)]
@@ -108,43 +121,71 @@ def candidates_of(store: Store, release: Release, backend: Backend) -> tuple[lis
         for precision in asked
         if precision not in backend.precisions()
     }
+    if "fp16" in asked and "fp16" not in left_out:
+        from build_images.engine_builder.precision import (
+            write_fp16,
+        )  # needs onnx, which nothing else here does
+
+        write_fp16(onnx, work / "fp16.onnx")
+        candidates.append(Candidate(name="fp16", precision="fp16", source=work / "fp16.onnx"))
     if "int8" in asked and "int8" not in left_out:
         calibrated = store.get("calibration", release.keys.calibration)
         candidates += [
-            Candidate(name=f"int8-{method}", precision="int8", source=calibrated.path / f"int8_{method}.onnx")
+            Candidate(
+                name=f"int8-{method}",
+                precision="int8",
+                source=calibrated.path / int8_file(backend.int8_form, method),
+            )
             for method in calibrated.facts["methods"]
         ]
     return candidates, left_out
 
 
 def profile(bench: Bench, candidates: Sequence[Candidate]) -> dict[str, Profile]:
-    """Build and measure every candidate; accuracy against the first one's ONNX, which is FP32."""
+    """Build and measure every candidate; accuracy against the first one's ONNX, which is FP32.
+
+    Where an engine cannot run, the very ONNX that it is built from is judged instead, and nothing is timed.
+    """
     backend, spec, threads = bench.backend, bench.spec, bench.threads
     engines = {one.name: bench.work / one.name / backend.engine_file for one in candidates}
+    settings = settings_of(spec, bench.target, threads)
     for one in candidates:
         engines[one.name].parent.mkdir()
-        backend.build(one.source, engines[one.name], threads=threads)
-    runs = {name: backend.open(engine, threads=threads) for name, engine in engines.items()}
+        backend.build(one.source, engines[one.name], arch=bench.target.arch, settings=settings)
+    if bench.runs_here:
+        runs = {name: backend.open(engine, threads=threads) for name, engine in engines.items()}
+    else:
+        runs = {one.name: backend.reference(one.source, threads=threads) for one in candidates}
     feeds = batches(bench.samples, spec.model.inputs, lambda axis: spec.model.axes[axis].min)
     expected = references(backend.reference(candidates[0].source, threads=threads), feeds)
     accuracies = {name: accuracy(run, expected) for name, run in runs.items()}
-    timings = {
-        shape: measure(runs, feed, budget_s=PROFILE_BUDGET_S) for shape, feed in _shapes(bench).items()
-    }
-    largest = fill(
-        {name: axis.max for name, axis in spec.model.axes.items()}, bench.samples, spec.model.inputs
-    )
+    timings = _timings(bench, runs)
     return {
         one.name: Profile(
             candidate=one,
             engine=engines[one.name],
             accuracy=accuracies[one.name],
             timings={shape: measured[one.name] for shape, measured in timings.items()},
-            peak_memory_bytes=backend.peak_memory_bytes(engines[one.name], largest, threads=threads),
+            peak_memory_bytes=_peak(bench, engines[one.name]),
             engine_bytes=sum(part.stat().st_size for part in engines[one.name].parent.iterdir()),
         )
         for one in candidates
     }
+
+
+def _timings(bench: Bench, runs: Mapping[str, Run]) -> dict[str, dict[str, Timing]]:
+    if not bench.runs_here:
+        return {}
+    return {shape: measure(runs, feed, budget_s=PROFILE_BUDGET_S) for shape, feed in _shapes(bench).items()}
+
+
+def _peak(bench: Bench, engine: Path) -> int | None:
+    """At the largest shape; None where the engine cannot run."""
+    if not bench.runs_here:
+        return None
+    axes = bench.spec.model.axes
+    largest = fill({name: axis.max for name, axis in axes.items()}, bench.samples, bench.spec.model.inputs)
+    return bench.backend.peak_memory_bytes(engine, largest, threads=bench.threads)
 
 
 def opt_sizes(spec: ReleaseSpec) -> dict[str, int]:
@@ -174,7 +215,7 @@ def _chosen(profiles: Mapping[str, Profile], spec: ReleaseSpec) -> Choice:
             name=name,
             precision=one.candidate.precision,
             cosine=least_cosine(one.accuracy),
-            p50_ms=one.timings[ranked_by].p50_ms,
+            p50_ms=one.timings[ranked_by].p50_ms if one.timings else None,
         )
         for name, one in profiles.items()
     ]
@@ -192,6 +233,9 @@ def _report(
         "rejected": {**choice.rejected, **left_out},
         "candidates": {name: one.to_dict() for name, one in profiles.items()},
         "accuracy_samples": len(bench.samples),
+        "accuracy_of": OF_ENGINE if bench.runs_here else OF_ONNX,
+        "measured": bench.runs_here,
+        "why_not_measured": None if bench.runs_here else bench.why_not_timed,
         "threads": bench.threads,
         "device": bench.backend.device(),
     }
@@ -201,7 +245,6 @@ def _manifest(
     release: Release, target: Target, bench: Bench, best: Profile, folder: Path, onnx_sha256: str
 ) -> EngineManifest:
     spec, int8 = release.spec, best.candidate.precision == "int8"
-    ranked_by = label(opt_sizes(spec))
     return EngineManifest.from_json(
         {
             "schema": 1,
@@ -217,12 +260,20 @@ def _manifest(
             **spec.signature.to_dict(),
             "axes": spec.to_dict()["model"]["axes"],
             "accuracy": {name: one.to_dict() for name, one in best.accuracy.items()},
-            "performance": {
-                **best.timings[ranked_by].to_dict(),
-                "shape": ranked_by,
-                "threads": bench.threads,
-                "peak_memory_bytes": best.peak_memory_bytes,
-            },
+            "accuracy_of": OF_ENGINE if bench.runs_here else OF_ONNX,
+            "performance": _performance(bench, best),
             "device": bench.backend.device(),
         }
     )
+
+
+def _performance(bench: Bench, best: Profile) -> dict[str, Any]:
+    if not bench.runs_here:
+        return {"measured": False, "why": bench.why_not_timed}
+    ranked_by = label(opt_sizes(bench.spec))
+    return {
+        **best.timings[ranked_by].to_dict(),
+        "shape": ranked_by,
+        "threads": bench.threads,
+        "peak_memory_bytes": best.peak_memory_bytes,
+    }

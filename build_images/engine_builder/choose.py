@@ -1,7 +1,8 @@
 """Which candidate is served. Pure.
 
-Invariants: of the precisions that the spec asks for, the fastest that passes its accuracy bar; FP32 when none of
-them passes; never without a reason that names the numbers, for the winner and for each that was turned down.
+Invariants: of the precisions that the spec asks for, the fastest that passes its accuracy bar, or the smallest where
+nothing could be timed; FP32 when none of them passes; never without a reason that names the numbers, for the winner
+and for each that was turned down.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,16 +11,17 @@ from dataclasses import dataclass
 from build_images.engine_builder.errors import NoEngineError
 
 FALLBACK = "fp32"
+BY_SIZE = ("int8", "fp16", "fp32")  # smallest first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """One candidate's numbers. cosine: the least against FP32; p50_ms: at the shape that is ranked by."""
+    """One candidate's numbers. cosine: the least against FP32; p50_ms: at the ranked shape, None: not timed."""
 
     name: str
     precision: str
     cosine: float
-    p50_ms: float
+    p50_ms: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,26 +40,44 @@ def choose(measured: Sequence[Measured], bars: Mapping[str, float], asked: Seque
         for one in measured
         if not one.cosine >= bars[one.precision]
     }
-    passing = sorted((one for one in measured if one.name not in failing), key=lambda one: one.p50_ms)
+    timed = all(one.p50_ms is not None for one in measured)
+    passing = sorted((one for one in measured if one.name not in failing), key=_speed if timed else _size)
     wanted = [one for one in passing if one.precision in asked]
     fallback = [one for one in passing if one.precision == FALLBACK]
     if not wanted and not fallback:
         raise NoEngineError(_listed(failing) or "nothing was measured")
     best = (wanted or fallback)[0]
-    slower = {
-        one.name: f"{one.p50_ms:.2f} ms, {best.name} {best.p50_ms:.2f} ms"
-        for one in passing
-        if one.name != best.name
-    }
+    others = {one.name: _why_not(one, best, timed) for one in passing if one.name != best.name}
     if best in wanted:
-        reason = f"fastest that is accurate enough: p50 {best.p50_ms:.2f} ms, cosine {best.cosine:.4f}"
+        how = f"fastest that is accurate enough: p50 {best.p50_ms:.2f} ms" if timed else UNTIMED
+        reason = f"{how}, cosine {best.cosine:.4f}"
     else:
         reason = "no asked-for precision is accurate enough, so fp32"
     return Choice(
         name=best.name,
-        reason="; ".join(filter(None, (f"{best.name}: {reason}", _listed({**slower, **failing})))),
-        rejected={**slower, **failing},
+        reason="; ".join(filter(None, (f"{best.name}: {reason}", _listed({**others, **failing})))),
+        rejected={**others, **failing},
     )
+
+
+UNTIMED = "smallest that is accurate enough, not timed since it cannot run here"
+
+
+def _speed(one: Measured) -> float:
+    return one.p50_ms or 0.0
+
+
+def _size(one: Measured) -> tuple[int, float]:
+    """Smallest precision first, within one the most accurate."""
+    return BY_SIZE.index(one.precision), -one.cosine
+
+
+def _why_not(one: Measured, best: Measured, timed: bool) -> str:
+    if timed:
+        return f"{one.p50_ms:.2f} ms, {best.name} {best.p50_ms:.2f} ms"
+    if one.precision == best.precision:
+        return f"cosine {one.cosine:.4f}, {best.name} {best.cosine:.4f}"
+    return f"larger than {best.name}, or not asked for"
 
 
 def _listed(reasons: Mapping[str, str]) -> str:

@@ -65,3 +65,51 @@ class HeldOutError(FatalError):
     @property
     def next_step(self) -> str:
         return "add samples, or lower calibration.samples: accuracy is judged on lines that did not calibrate"
+
+
+class UnsupportedNodeError(FatalError):
+    """The parser does not take a node of the ONNX."""
+
+    def __init__(self, operator: str, node: str, reason: str) -> None:
+        super().__init__(operator, node, reason)
+        self.operator, self.node, self.reason = operator, node, reason
+
+    @property
+    def message(self) -> str:
+        return f"operator {self.operator} (node {self.node}) cannot be built: {self.reason}"
+
+    @property
+    def next_step(self) -> str:
+        return "export it from other operators (model.symbolics), or take this target or precision out of the spec"
+
+
+class NoPlanError(FatalError):
+    """The library made no engine; its own words are the reason."""
+
+    def __init__(self, target: str, reason: str) -> None:
+        super().__init__(target, reason)
+        self.target, self.reason = target, reason
+
+    @property
+    def message(self) -> str:
+        return f"no engine for {self.target}: {self.reason}"
+
+    @property
+    def next_step(self) -> str:
+        return "if it ran out of memory raise targets[].resources.memory or lower build.workspace_mib, else the model"
+
+
+class BuildTimeError(FatalError):
+    """A build over its time limit: fatal, since the same build takes as long the next time."""
+
+    def __init__(self, target: str, limit_s: float, phase: str) -> None:
+        super().__init__(target, limit_s, phase)
+        self.target, self.limit_s, self.phase = target, limit_s, phase
+
+    @property
+    def message(self) -> str:
+        return f"the build for {self.target} took longer than {self.limit_s:g} s; it was at: {self.phase}"
+
+    @property
+    def next_step(self) -> str:
+        return "raise targets[].build.time_limit_s, or lower build.optimization_level"

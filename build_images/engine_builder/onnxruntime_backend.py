@@ -15,8 +15,10 @@ import numpy as np
 import onnxruntime
 
 from build_images.engine_builder.backend import Backend, Feed, Run
-from build_images.engine_builder.device import device_facts
+from build_images.engine_builder.device import device_facts, require_arch
+from build_images.engine_builder.settings import BuildSettings
 from sluice.errors import FatalError, RetryableError
+from sluice.spec_types import UNSIGNED
 
 PROVIDERS: Final = ["CPUExecutionProvider"]
 PEAK: Final = Path(__file__).with_name("peak_memory.py")
@@ -27,6 +29,7 @@ class OnnxRuntimeBackend:
     """See `Backend`."""
 
     engine_file: str = "engine.onnx"
+    int8_form: str = UNSIGNED
 
     def version(self) -> str:
         return str(onnxruntime.__version__)
@@ -37,8 +40,14 @@ class OnnxRuntimeBackend:
     def precisions(self) -> frozenset[str]:
         return frozenset({"fp32", "int8"})  # its CPU kernels for fp16 convert to fp32 and back
 
-    def build(self, source: Path, engine: Path, *, threads: int) -> None:
-        options = _options(threads, onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL)
+    def check_device(self, arch: str) -> None:
+        require_arch(arch, self.device())
+
+    def runs_here(self, arch: str) -> bool:
+        return True
+
+    def build(self, source: Path, engine: Path, *, arch: str, settings: BuildSettings) -> None:
+        options = _options(settings.threads, onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL)
         options.optimized_model_filepath = str(engine)
         # Weights beside the graph, packed as this machine's kernels want them: replicas map one copy of the file
         # instead of each packing its own (measured for MiniLM: 67 MB less a replica, and a shorter load).

@@ -71,6 +71,32 @@ def test_choose(candidates, asked, name, text):
     assert set(choice.rejected) == {one.name for one in candidates} - {name}
 
 
+@pytest.mark.parametrize(
+    ("candidates", "asked", "name", "text"),
+    [
+        pytest.param(
+            [("fp32", 1.0), ("fp16", 0.9999), ("int8-a", 0.97)],
+            ("fp32", "fp16", "int8"), "fp16", "not int8-a: cosine 0.9700 < 0.98", id="small-but-inaccurate-loses",
+        ),
+        pytest.param(
+            [("fp32", 1.0), ("fp16", 0.9999), ("int8-a", 0.985), ("int8-b", 0.99)],
+            ("fp32", "fp16", "int8"), "int8-b", "not int8-a: cosine 0.9850", id="the-most-accurate-of-one-size",
+        ),
+        pytest.param(
+            [("fp32", 1.0), ("fp16", 0.5), ("int8-a", float("nan"))],
+            ("fp16", "int8"), "fp32", "no asked-for precision is accurate enough", id="fp32-is-always-allowed",
+        ),
+    ],
+)  # fmt: skip
+def test_what_was_not_timed_is_chosen_by_size_and_says_so(candidates, asked, name, text):
+    bars = {**BARS, "fp16": 0.999}
+    choice = choose([measured(one, cosine, None) for one, cosine in candidates], bars, asked)
+    assert choice.name == name
+    assert text in choice.reason
+    assert name == "fp32" or "not timed" in choice.reason
+    assert " ms" not in choice.reason
+
+
 @pytest.mark.parametrize("candidates", [[], [measured("fp32", 0.9, 1.0)]], ids=["nothing", "fp32-fails"])
 def test_choose_never_serves_what_fails(candidates):
     with pytest.raises(NoEngineError):
@@ -186,7 +212,7 @@ def test_no_held_out_sample_is_an_error(tmp_path):
 
 
 def test_an_unknown_backend_names_those_there_are():
-    with pytest.raises(UnknownBackendError, match="carries onnxruntime"):
+    with pytest.raises(UnknownBackendError, match="carries onnxruntime, tensorrt_rtx"):
         backend_of("tensorrt")
 
 

@@ -85,11 +85,12 @@ def test_the_exporters_pod():
     }
 
 
-def test_a_build_pod_runs_where_its_target_says_with_what_it_asks_for():
+@pytest.mark.parametrize("backend", ["tensorrt", "tensorrt_rtx"])
+def test_a_build_pod_runs_where_its_target_says_with_what_it_asks_for(backend):
     spec = parse(
         {
             "targets.0.arch": "sm_80",
-            "targets.0.backend": "tensorrt",
+            "targets.0.backend": backend,
             "targets.0.selector": {"nvidia.com/gpu.product": "A100"},
             "targets.0.resources": {"cpu": "4", "memory": "16Gi"},
         }
