@@ -6,10 +6,10 @@ import json
 import secrets
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
-from local.stack.processes import Program, free_port
+from local.stack.processes import Program, free_ports
 from sluice.cpu import cpu_arch, parse_cpuinfo
 from sluice.errors import FatalError
 
@@ -32,23 +32,15 @@ class Layout:
     controller: int
     xds: int
     cluster: int
+    worker_logs: int
+    trigger_logs: int
     token: str
 
     @classmethod
     def make(cls, root: Path, dags: Path) -> Layout:
-        names = (
-            "airflow",
-            "mlflow",
-            "prometheus",
-            "gateway",
-            "gateway_admin",
-            "controller",
-            "xds",
-            "cluster",
-        )
-        return cls(
-            root=root, dags=dags, token=secrets.token_urlsafe(24), **{name: free_port() for name in names}
-        )
+        parts = [field.name for field in fields(cls) if field.name not in ("root", "dags", "token")]
+        ports = dict(zip(parts, free_ports(len(parts)), strict=True))
+        return cls(root=root, dags=dags, token=secrets.token_urlsafe(24), **ports)
 
     def url(self, part: str) -> str:
         return f"http://{HOST}:{getattr(self, part)}"
@@ -189,8 +181,9 @@ def airflow_env(layout: Layout, home: Path) -> dict[str, str]:
         "SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "15",
         "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "60",
         "TRIGGERER__JOB_HEARTBEAT_SEC": "2",
-        "USAGE_DATA_COLLECTION__ENABLED": "False",
         "LOGGING__LOGGING_LEVEL": "INFO",
+        "LOGGING__WORKER_LOG_SERVER_PORT": layout.worker_logs,
+        "LOGGING__TRIGGER_LOG_SERVER_PORT": layout.trigger_logs,
     }
     named = {f"AIRFLOW__{name}": str(value) for name, value in options.items()}
     extras = {"AIRFLOW_HOME": str(home), "PATH": path_with_venv(), "PYTHONPATH": str(REPO)}
