@@ -98,7 +98,9 @@ def test_the_last_request_counts_until_the_gateway_can_have_given_it_to_the_bad_
     rows = [sent("a", 24, "2"), in_flight, sent("c", 26, "1")]
     assert exposure(harmed, rows, shares=SHARES)["verdict_to_last_request_ms"] == pytest.approx(2.0, abs=0.01)
     unknown = [replace(in_flight, upstream_ms=0)]
-    assert exposure(harmed, unknown, shares=SHARES)["verdict_to_last_request_ms"] == pytest.approx(500, abs=0.01)
+    assert exposure(harmed, unknown, shares=SHARES)["verdict_to_last_request_ms"] == pytest.approx(
+        500, abs=0.01
+    )
 
 
 def test_a_rollout_that_was_never_open_has_no_stage():
