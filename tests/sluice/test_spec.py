@@ -8,6 +8,12 @@ from pydantic import ValidationError
 
 from sluice.errors import PolicyError, SpecError
 from sluice.spec import ReleaseSpec, parse_spec
+from sluice.spec_checks import (
+    DEFAULT_LEASE_S,
+    DEFAULT_NO_HARM_BEFORE,
+    DEFAULT_PERCENTS,
+    DEFAULT_REVIEW_S,
+)
 from sluice.spec_policy import Policy
 from tests.sluice.specs import parse, whole
 
@@ -143,6 +149,12 @@ def problems(changes=None, **drop):
         pytest.param({"server.command": []}, "server.command", "must not be empty", id="no-command"),
         pytest.param({"server.env": {"A-B": "c"}}, "server.env", "environment variable", id="env-name"),
         pytest.param({"lease.then": "panic"}, "lease.then", "'hold' or 'retreat'", id="lease"),
+        pytest.param(
+            {"lease.then": "retreat", "review.before": [50]},
+            "lease.then",
+            "lease.ttl_s is 1800, review.timeout_s is 86400; make lease.ttl_s at least 86700",
+            id="a-review-outlasts-the-lease",
+        ),
         pytest.param({"keep_turned_back_s": -1}, "keep_turned_back_s", "at least 0", id="negative-time"),
         *(
             pytest.param(
@@ -219,6 +231,41 @@ def test_two_targets_of_one_architecture_are_refused_also_when_only_kubernetes_s
 def test_shares_of_several_targets_sum_to_one():
     three = [{**TARGET, "arch": f"sm_{n}", "share": share} for n, share in ((80, 0.1), (86, 0.2), (89, 0.7))]
     assert [target.share for target in parse({"targets": three}).targets] == [0.1, 0.2, 0.7]
+
+
+REVIEWED = {
+    "lease.ttl_s": 900,
+    "lease.then": "retreat",
+    "review.before": ["deploy", 1, 50],
+    "review.timeout_s": 600,
+}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({}, id="the-lease-outlasts-the-review"),
+        pytest.param({"lease.ttl_s": 60, "lease.then": "hold"}, id="silence-only-holds"),
+        pytest.param({"lease.ttl_s": 60, "review.before": ["deploy", 1]}, id="no-traffic-is-there-yet"),
+    ],
+)
+def test_a_retreat_by_lease_and_a_review_may_go_together_where_no_traffic_would_go_back(changes):
+    parse({**REVIEWED, **changes})
+
+
+def test_a_lease_as_long_as_a_review_is_too_short_also_for_the_controller():
+    """The last renewal comes before the question and the next one after the answer."""
+    lease = {"ttl_s": 600, "then": "retreat"}
+    assert list(problems({**REVIEWED, "lease.ttl_s": lease["ttl_s"]})) == ["lease.then"]
+    with pytest.raises(PolicyError, match=r"lease\.then.*before 50 %"):
+        Policy.from_json({**parse(REVIEWED).policy(), "lease": lease})
+
+
+def test_the_defaults_that_the_checks_assume_are_the_defaults():
+    bare = parse()
+    assert (bare.lease.ttl_s, bare.review.timeout_s) == (DEFAULT_LEASE_S, DEFAULT_REVIEW_S)
+    assert tuple(stage.percent for stage in bare.stages) == DEFAULT_PERCENTS
+    assert bare.gates.no_harm_before == DEFAULT_NO_HARM_BEFORE
 
 
 def test_names_that_kubernetes_could_not_hold_are_refused():
