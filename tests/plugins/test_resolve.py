@@ -94,6 +94,7 @@ def test_the_form_reaches_the_release_and_its_policy(world, controller):
         pytest.param(
             {}, {"review": [50]}, ["params.review = [50]", "review.before"], id="a-review-without-a-task"
         ),
+        pytest.param({}, {"retry_resaon": "x"}, ["retry_resaon = 'x'", "retry_reason"], id="no-such-param"),
     ],
 )
 def test_bad_input_fails_for_good_with_its_name_and_the_next_step(world, controller, changes, params, words):
