@@ -15,7 +15,7 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from plugins.hooks import controller, prometheus
 from plugins.operators.open_stage import lift_our_hold
-from plugins.runs import actor, airflow_errors, facts_of, release_of
+from plugins.runs import airflow_errors, facts_of, release_of
 from sluice.errors import FatalError
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class GateSensor(BaseSensorOperator):
             facts = facts_of(context)
             policy = release_of(facts).spec.policy()
             client = controller.ControllerHook(self.controller_conn_id).get_conn()
-            lift_our_hold(client, facts, by=actor(context))
+            lift_our_hold(client, facts, context)
             opened_at = _opened_at(client.rollout(facts.rollout), self.stage)
         deadline = opened_at + timedelta(seconds=self.max_hold_s)
         self.log.info("%s %% is open since %s; holding at most until %s", self.percent, opened_at, deadline)
