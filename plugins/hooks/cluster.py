@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from plugins.settings import KUBERNETES_CONN_ID, Addresses
-from plugins.workloads import SERVICE_LABEL, Workload, deployment, service
+from plugins.workloads import SERVICE_LABEL, VERSION_LABEL, Workload, deployment, service
 from sluice.errors import FatalError, RetryableError
 
 DELETE_AFTER: Final = "sluice.dev/delete-after"  # annotation: when a turned-back version's pods may go
@@ -127,6 +127,17 @@ class Cluster:
                     found.append(condition.message or condition.reason or "not scheduled")
         return list(dict.fromkeys(found))
 
+    def of_version(self, service_name: str, version: str) -> list[str]:
+        """The names of a version's Deployments, by their labels: ready or not, told to the controller or not."""
+        found = self._list(f"{SERVICE_LABEL}={service_name},{VERSION_LABEL}={version}")
+        return [item.metadata.name for item in found]
+
+    def _list(self, selector: str) -> list[Any]:
+        try:
+            return self._apps.list_namespaced_deployment(self._namespace, label_selector=selector).items
+        except self._absent as error:
+            raise kubernetes_error(error, f"Deployments of {selector}") from error
+
     def delete(self, name: str) -> None:
         """Delete the Deployment and the Service of this name; absent is fine."""
         for call in (self._apps.delete_namespaced_deployment, self._core.delete_namespaced_service):
@@ -150,10 +161,7 @@ class Cluster:
     def sweep(self, service_name: str, *, now: datetime) -> list[str]:
         """Delete what an earlier run kept to be looked at and whose time is over. Returns the names."""
         gone = []
-        found = self._apps.list_namespaced_deployment(
-            self._namespace, label_selector=f"{SERVICE_LABEL}={service_name}"
-        )
-        for item in found.items:
+        for item in self._list(f"{SERVICE_LABEL}={service_name}"):
             stamp = (item.metadata.annotations or {}).get(DELETE_AFTER)
             if stamp and datetime.fromisoformat(stamp) <= now:
                 self.delete(item.metadata.name)
