@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from serving.control.rollouts import Retreat
 from sluice.stages import State
 from tests.serving.control.conftest import Desk, Desks
 from tests.serving.control.parts import begin_body, policy, until
@@ -156,9 +157,8 @@ async def test_a_restart_after_a_retreat_that_nobody_heard_tells_the_gateways(de
     """The ledger is the truth: the row was written, the process died before the push."""
     async with desks() as desk:
         rollout = await desk.running()
-        desk.controller.commands.rollouts._close_row(
-            rollout["id"], State.CANCELLED, reason="power cut", by="ann", verdict=None
-        )
+        retreat = Retreat(goal=State.CANCELLED, reason="power cut", by="ann")
+        desk.controller.commands.rollouts._close_row(rollout["id"], retreat)
         assert desk.gateway.share("2") == 1_000
     async with desks() as desk:
         await desk.gateway.until(lambda: desk.gateway.share("2") == 0)
@@ -190,6 +190,41 @@ async def test_a_ledger_that_cannot_be_written_does_not_save_a_bad_version(
     await until(recorded)
     assert (await desk.decisions(rollout))[-1]["verdict"]["action"] == "harm"
     assert desk.gateway.share("2") == 0
+
+
+async def test_a_persons_retreat_that_the_ledger_cannot_take_is_not_forgotten(
+    desk: Desk, tmp_path: Path
+) -> None:
+    """The answer says that the traffic is away; the row comes by itself, and until then nothing opens or promotes."""
+    rollout = await desk.running()
+    path = f"/v1/rollouts/{rollout['id']}"
+    with closing(sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)) as blocker:
+        blocker.execute("BEGIN IMMEDIATE")
+        body = {"reason": "not this one", "by": "ann", "outcome": "rejected"}
+        error = (await desk.post(f"{path}/retreat", body, 503))["error"]
+        assert (error["code"], "has been taken away" in error["message"]) == ("ledger", True)
+        assert "written" in error["next_step"]
+        assert desk.gateway.share("2") == 0
+        later = {"reason": "another", "by": "bob", "outcome": "cancelled"}
+        await desk.post(f"{path}/retreat", later, 503)
+        for call in ({"stage": 0}, {"stage": 1}):
+            error = (await desk.post(f"{path}/open", {"epoch": rollout["epoch"], **call}, 409))["error"]
+            assert (error["code"], error["state"]) == ("ended", "rejected")
+        assert (await desk.state(rollout))["state"] == "running"
+
+    async def recorded() -> bool:
+        return (await desk.state(rollout))["zero_acked_at"] is not None
+
+    await until(recorded)
+    last = (await desk.decisions(rollout))[-1]
+    assert (last["action"], last["by"], last["reason"]) == ("reject", "ann", "not this one")
+    assert desk.gateway.share("2") == 0
+
+
+async def test_a_retreat_of_nothing_is_owed_to_nobody(desk: Desk) -> None:
+    body = {"reason": "r", "by": "ann", "outcome": "cancelled"}
+    await desk.post("/v1/rollouts/nope-1/retreat", body, 404)
+    assert desk.controller.commands.rollouts.owed == frozenset()
 
 
 async def test_two_services_do_not_touch_each_other(desk: Desk) -> None:
