@@ -113,7 +113,10 @@ class Gateways:
             if report.complete or report.rejected or left_s <= 0:
                 return report
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), left_s)
+                async with asyncio.timeout(
+                    left_s
+                ):  # `wait_for` loses a cancellation that comes with the news
+                    await self._changed.wait()
 
     def status(self) -> list[GatewayStatus]:
         """Every gateway connected, or lost while it may route a candidate's share."""
@@ -267,7 +270,8 @@ class _Ads(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):
             ttl_s = stream.session.ttl_s
             left_s = None if ttl_s is None else renewed + ttl_s / 3 - time.monotonic()
             try:
-                await asyncio.wait_for(stream.wake.wait(), None if left_s is None else max(0.0, left_s))
+                async with asyncio.timeout(None if left_s is None else max(0.0, left_s)):
+                    await stream.wake.wait()
             except TimeoutError:
                 due = stream.session.heartbeat()
                 renewed = time.monotonic()
