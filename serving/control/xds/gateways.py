@@ -113,9 +113,8 @@ class Gateways:
             if report.complete or report.rejected or left_s <= 0:
                 return report
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(
-                    left_s
-                ):  # `wait_for` loses a cancellation that comes with the news
+                # not `wait_for`, which loses a cancellation that comes in the moment of the news
+                async with asyncio.timeout(left_s):
                     await self._changed.wait()
 
     def status(self) -> list[GatewayStatus]:
