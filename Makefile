@@ -39,7 +39,7 @@ check: setup  ## ruff, mypy strict, import-linter
 	@.venv/bin/lint-imports --no-logo
 
 test: check kubectl  ## everything CI runs: checks, unit tests, end-to-end tests on the real parts
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-cluster: kubectl  ## the cluster contract against a real cluster: KUBECONFIG=… make test-cluster
 	@test -n "$$KUBECONFIG" || { echo "set KUBECONFIG to the cluster's kubeconfig"; exit 1; }
