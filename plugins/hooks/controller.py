@@ -54,6 +54,11 @@ class ActiveRolloutError(ControllerConflictError):
     """Another rollout of this service is running: `running` is that Rollout, or its id."""
 
     @property
+    def same_release(self) -> bool:
+        """Whether it rolls out the very release that was asked for."""
+        return self.answer.get("same_release") is True
+
+    @property
     def running(self) -> dict[str, Any]:
         running = self.answer.get("running") or {}
         return dict(running) if isinstance(running, Mapping) else {"id": running}

@@ -42,6 +42,52 @@ async def test_a_second_run_is_refused_and_told_which_one_runs(desk: Desk, on_ac
     assert (error["running"]["rollout"], error["running"]["run_id"]) == (first["id"], "run-1")
 
 
+@pytest.mark.parametrize("on_active", ["refuse", "wait", "supersede"])
+async def test_a_release_that_is_being_rolled_out_does_not_supersede_itself(
+    desk: Desk, on_active: str
+) -> None:
+    """A nightly run that finds the same checkpoint again would otherwise start its own rollout over."""
+    first = await desk.running()
+    digest = first["release_digest"]
+    error = (await desk.begin("run-2", 409, release_digest=digest, on_active=on_active))["error"]
+    assert (error["code"], error["same_release"]) == ("active-rollout", True)
+    assert "this release is being rolled out already" in error["message"]
+    assert error["running"]["rollout"] == first["id"]
+    assert ((await desk.state(first))["state"], desk.gateway.share("2")) == ("running", 1_000)
+
+
+async def test_a_run_that_may_not_begin_supersedes_nobody(desk: Desk) -> None:
+    """Every refusal comes before the retreat: stable already, turned back before, a path that is another's."""
+    adopt = {"adopt": "http://127.0.0.1:9001"}
+    stable = await desk.promoted_first()
+    bad = await desk.begin("run-2")
+    body = {"reason": "slow", "by": "ann", "outcome": "turned_back"}
+    await desk.post(f"/v1/rollouts/{bad['id']}/retreat", body)
+    elsewhere = policy(first_deployment=adopt)
+    elsewhere["traffic"] = {"prefix": "/v2/models/another-one", "uid_header": "x-user-id", "timeout_s": 5}
+    await desk.post("/v1/rollouts", begin_body("run-9", service="other", policy=elsewhere), 201)
+    running = await desk.running("run-3", "3", policy=policy())
+    for changes, status, code in (
+        ({"release_digest": stable["release_digest"]}, 409, "already-stable"),
+        ({"release_digest": bad["release_digest"]}, 409, "turned-back"),
+        ({"policy": elsewhere}, 422, "invalid-request"),
+    ):
+        error = (await desk.begin("run-4", status, on_active="supersede", **changes))["error"]
+        assert error["code"] == code
+    assert ((await desk.state(running))["state"], desk.gateway.share("3")) == ("running", 1_000)
+
+
+async def test_a_path_is_free_again_when_the_rollout_that_wished_for_it_has_ended(desk: Desk) -> None:
+    await desk.promoted_first()
+    moved = policy(traffic={"prefix": "/v3/minilm", "uid_header": "x-user-id", "timeout_s": 5})
+    wishing = await desk.begin("run-2", policy=moved)
+    error = (await desk.post("/v1/rollouts", begin_body("r", service="other", policy=moved), 422))["error"]
+    assert "/v3/minilm" in error["message"]
+    body = {"reason": "no", "by": "ann", "outcome": "cancelled"}
+    await desk.post(f"/v1/rollouts/{wishing['id']}/retreat", body)
+    await desk.post("/v1/rollouts", begin_body("r", service="other", policy=moved), 201)
+
+
 async def test_superseding_takes_the_traffic_first_and_then_draws_a_new_salt(desk: Desk) -> None:
     first = await desk.running()
     second = await desk.begin("run-2", on_active="supersede")
