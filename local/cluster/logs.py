@@ -121,15 +121,15 @@ class ContainerLog:
 
     async def _lines(self, query: LogQuery) -> AsyncIterator[bytes]:
         with self._path.open("rb") as file:
-            first: deque[bytes] = deque(file.read().splitlines(keepends=True))
-            shown = [text for line in first if (text := _shown(line, query)) is not None]
+            # A file's lines end at \n alone; bytes.splitlines() would cut a progress bar at each of its \r.
+            shown = [text for line in file if (text := _shown(line, query)) is not None]
             if query.tail_lines is not None:
                 shown = shown[len(shown) - min(query.tail_lines, len(shown)) :]
             if shown:
                 yield b"".join(shown)
             while query.follow:
                 written, closed = self._written, self._closed
-                if lines := file.read().splitlines(keepends=True):
+                if lines := file.readlines():
                     yield b"".join(text for line in lines if (text := _shown(line, query)) is not None)
                 elif closed:
                     return
