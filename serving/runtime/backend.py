@@ -4,7 +4,8 @@ Invariants: `load`, `warm` and `run` are called from one thread, in that order; 
 types whose sizes are within its axes, and gives every output of the manifest. A backend knows no HTTP and no queue.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+import importlib.metadata
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -21,6 +22,10 @@ class Backend(Protocol):
     """What computes one engine."""
 
     exact: ClassVar[bool]  # True: any size within the axes costs what it holds; False: only buckets are fast
+
+    @staticmethod
+    def version() -> str:
+        """Of the library that would load the engine; told without loading the library."""
 
     def load(self, path: Path, model: Model, threads: int) -> None:
         """Load the engine file. Raises EngineLoadError when it cannot be used here."""
@@ -66,6 +71,11 @@ class OnnxRuntimeBackend:
         self._session: Any = None  # until load, and after close
         self._inputs: Mapping[str, Tensor] = {}
         self._outputs: list[str] = []
+
+    @staticmethod
+    def version() -> str:
+        """As the package says: a refusal does not wait for the import."""
+        return importlib.metadata.version("onnxruntime")
 
     def load(self, path: Path, model: Model, threads: int) -> None:
         """Open the optimised model as it is: the builder has optimised it for this instruction set."""
@@ -113,4 +123,4 @@ def _compare(path: Path, side: str, nodes: Iterable[Any], tensors: Mapping[str, 
         raise EngineLoadError(path.name, f"its {side} are {got}, the manifest says {want}")
 
 
-BACKENDS: Mapping[str, Callable[[], Backend]] = {"onnxruntime": OnnxRuntimeBackend}
+BACKENDS: Mapping[str, type[Backend]] = {"onnxruntime": OnnxRuntimeBackend}

@@ -1,7 +1,7 @@
 """Open an engine folder: manifest and engine file belong together, and both to this machine.
 
-Invariant: nothing of the engine file is interpreted before its digest and its architecture are those that the
-manifest names; a refusal is one line that says what to build again, and exit code 3.
+Invariant: nothing of the engine file is interpreted before its digest, its architecture and the version of the library
+that built it are those that the manifest names; a refusal is one line that says what to build again, and exit code 3.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from typing import Any
 from serving.runtime.backend import BACKENDS
 from serving.runtime.device import machine_arch
 from sluice.errors import FatalError
-from sluice.manifest import EngineManifest
+from sluice.manifest import EngineManifest, ManifestMismatchError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +33,9 @@ def open_engine(folder: Path) -> Engine:
             f"manifest backend is {manifest.backend!r}, this server has {', '.join(BACKENDS)}",
             f"build the engine again for backend {next(iter(BACKENDS))}, or serve it with another image",
         )
+    installed = BACKENDS[manifest.backend].version()
+    if manifest.backend_version != installed:
+        raise ManifestMismatchError("backend_version", installed, manifest.backend_version)
     path = folder / manifest.engine_file
     manifest.check(arch=machine_arch(), backend=manifest.backend, engine_sha256=_digest(path))
     _check_weights(path)

@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from serving.runtime.backend import OnnxRuntimeBackend
 from serving.runtime.device import machine_arch
 from sluice.manifest import EngineManifest
 
@@ -107,7 +108,7 @@ def _write(
         "service": "tiny",
         "arch": machine_arch(),
         "backend": "onnxruntime",
-        "backend_version": "1.32.0",
+        "backend_version": OnnxRuntimeBackend.version(),
         "precision": "fp32",
         "onnx_sha256": "0" * 64,
         "engine_file": "engine.onnx",

@@ -8,6 +8,7 @@ from pathlib import Path
 from threading import Barrier, Lock, Thread
 
 import onnx
+import onnxruntime
 import pytest
 
 from serving.runtime.device import machine_arch
@@ -30,6 +31,10 @@ def refused(engine: Path, *more: str) -> tuple[int, list[str]]:
     [
         ({"arch": "cpu-generic"}, ("arch is cpu-generic", machine_arch(), "build an engine for this target")),
         ({"arch": "sm_90"}, ("arch is sm_90", machine_arch(), "build an engine for this target")),
+        (
+            {"backend_version": "1.2.3"},
+            ("backend_version is 1.2.3", onnxruntime.__version__, "build the engine again"),
+        ),
         ({"engine_sha256": "a" * 64}, ("engine_sha256 is aaaa", "build it again")),
         ({"backend": "tensorrt"}, ("backend is 'tensorrt'", "onnxruntime", "build the engine again")),
         ({"engine_file": "other.onnx"}, ("other.onnx cannot be read", "build the engine again")),
