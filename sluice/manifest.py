@@ -44,7 +44,7 @@ class ManifestMismatchError(FatalError):
                 "the engine's file was changed or cut short: remove its folder from the store, build it again"
             )
         if self.field_name == "backend_version":
-            return "build the engine again with the version that serves it, or serve it with an image that has its own"
+            return "build the engine again with the version that serves, or serve from an image that has the other"
         return "build an engine for this target, or start this one where its target is"
 
 
