@@ -15,10 +15,9 @@ from build_images.engine_builder.accuracy import Accuracy, accuracy, least_cosin
 from build_images.engine_builder.backend import Backend, Candidate, Feed, backend_of
 from build_images.engine_builder.choose import Choice, Measured, choose
 from build_images.engine_builder.device import require_arch
-from build_images.engine_builder.errors import HeldOutError
 from build_images.engine_builder.measure import Timing, measure
 from sluice.manifest import MANIFEST_FILE, EngineManifest
-from sluice.model_inputs import Sample, batches, fill, label, parse_samples
+from sluice.model_inputs import Sample, batches, fill, label, wanted_samples
 from sluice.release import Release
 from sluice.spec import ReleaseSpec, Target
 
@@ -88,14 +87,13 @@ def build_release(store: Store, release: Release, arch: str) -> Choice:
 
 
 def held_out(checkpoint: Path, spec: ReleaseSpec) -> tuple[Sample, ...]:
-    """Up to `numerics.samples` samples behind those that calibrate. Raises HeldOutError when none are left."""
+    """The `numerics.samples` samples behind those that calibrate. Raises TooFewSamplesError."""
     used = spec.calibration.samples if "int8" in spec.precisions else 0
     text = (checkpoint / spec.model.samples).read_text(encoding="utf-8")
-    limit = used + spec.numerics.samples
-    samples = parse_samples(text, spec.model.inputs, spec.model.axes, limit=limit)
-    if not samples[used:]:
-        raise HeldOutError(len(samples), used)
-    return samples[used:]
+    wanted, field_name = spec.numerics.samples, "numerics.samples"
+    return wanted_samples(
+        text, spec.model.inputs, spec.model.axes, field_name=field_name, wanted=wanted, used=used
+    )
 
 
 def candidates_of(store: Store, release: Release, backend: Backend) -> tuple[list[Candidate], dict[str, str]]:

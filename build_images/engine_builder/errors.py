@@ -51,22 +51,6 @@ class NoEngineError(FatalError):
         return "look for NaN or overflow in the model, or correct accuracy.fp32 in the spec"
 
 
-class HeldOutError(FatalError):
-    """No samples are left to judge INT8 on."""
-
-    def __init__(self, samples: int, calibration: int) -> None:
-        super().__init__(samples, calibration)
-        self.samples, self.calibration = samples, calibration
-
-    @property
-    def message(self) -> str:
-        return f"model.samples has {self.samples} lines and calibration uses the first {self.calibration}"
-
-    @property
-    def next_step(self) -> str:
-        return "add samples, or lower calibration.samples: accuracy is judged on lines that did not calibrate"
-
-
 class NoRoomError(RetryableError):
     """The engine could not be written, because the disk is full; `folder` is where."""
 

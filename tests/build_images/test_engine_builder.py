@@ -12,11 +12,10 @@ from onnx import numpy_helper
 
 from build_images.engine_builder.accuracy import accuracy, least_cosine
 from build_images.engine_builder.backend import backend_of
-from build_images.engine_builder.build import build_release, threads_of
+from build_images.engine_builder.build import build_release, held_out, threads_of
 from build_images.engine_builder.choose import Measured, choose
 from build_images.engine_builder.device import device_facts, require_arch
 from build_images.engine_builder.errors import (
-    HeldOutError,
     NoEngineError,
     UnknownBackendError,
     WrongDeviceError,
@@ -25,6 +24,7 @@ from build_images.engine_builder.measure import ROUNDS_MIN, measure, timing
 from build_images.exporter.export import export_release, write_onnx
 from calibration.candidates import calibrate_release
 from sluice.manifest import EngineManifest
+from sluice.model_inputs import TooFewSamplesError
 from sluice.spec import Target
 from tests.build_images.support import ARCH, MLP, publish_onnx, released, spec_dict, write_checkpoint
 
@@ -178,11 +178,22 @@ def test_a_target_of_another_architecture_is_refused_before_anything_is_built(tm
     assert not (tmp_path / "store" / "engine").exists()
 
 
-def test_no_held_out_sample_is_an_error(tmp_path):
-    checkpoint = write_checkpoint(tmp_path / "ckpt", MLP, samples=20)
+@pytest.mark.parametrize("lines", [20, 31])
+def test_fewer_held_out_samples_than_asked_for_is_an_error_with_the_numbers(tmp_path, lines):
+    checkpoint = write_checkpoint(tmp_path / "ckpt", MLP, samples=lines)
     store, release = released(tmp_path / "store", checkpoint)
-    with pytest.raises(HeldOutError, match="20 lines"):
+    with pytest.raises(TooFewSamplesError) as caught:
         build_release(store, release, ARCH)
+    says = f"numerics.samples asks for 12 samples behind the 20 that calibrate, the file of model.samples has {lines}"
+    assert says in str(caught.value)
+    assert f"write {32 - lines} more" in str(caught.value)
+    assert not store.has("engine", release.keys.engine(ARCH))
+
+
+def test_a_spec_without_int8_holds_nothing_back(tmp_path):
+    checkpoint = write_checkpoint(tmp_path / "ckpt", MLP, samples=12)
+    _, release = released(tmp_path / "store", checkpoint, precisions=["fp32"])
+    assert len(held_out(checkpoint, release.spec)) == 12
 
 
 def test_an_unknown_backend_names_those_there_are():

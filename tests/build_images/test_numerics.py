@@ -12,6 +12,7 @@ from build_images.exporter.errors import NumericsError
 from build_images.exporter.export import write_onnx
 from build_images.exporter.judge import judge
 from build_images.exporter.validate import validate_release
+from sluice.model_inputs import TooFewSamplesError
 from sluice.spec import Numerics
 from tests.build_images.support import MLP, publish_onnx, released, write_checkpoint
 
@@ -110,3 +111,17 @@ def test_a_model_that_drifts_stops_with_the_worst_row_now_and_again(tmp_path, da
     assert (artifact.path / "docs" / "index.html").exists()
     table = json.loads((artifact.path / "table.json").read_text())
     assert len(table["rows"]) == 3 * 3 + 1  # the corners of two axes, and the real samples
+
+
+def test_fewer_samples_than_asked_for_is_an_error_with_the_numbers(tmp_path):
+    """A comparison on eleven sentences must not pass for one on twelve, let alone on 256."""
+    checkpoint = write_checkpoint(tmp_path / "ckpt", MLP, samples=11)
+    store, release = released(tmp_path / "store", checkpoint)
+    write_onnx(checkpoint, release.spec, tmp_path / "model.onnx")
+    publish_onnx(store, release, tmp_path / "model.onnx")
+    with pytest.raises(TooFewSamplesError) as caught:
+        validate_release(store, release)
+    assert "numerics.samples asks for 12 samples, the file of model.samples has 11; write 1 more" in str(
+        caught.value
+    )
+    assert not store.has("numerics", release.keys.numerics)
