@@ -138,6 +138,21 @@ def fill(
     return filled
 
 
+def shapes_of(
+    feed: Mapping[str, np.ndarray], inputs: Sequence[TensorSpec], tensors: Sequence[TensorSpec]
+) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor by name, its axes as large as `feed` has them; every axis is one of an input."""
+    sizes = {
+        dim: size
+        for spec in inputs
+        for dim, size in zip(spec.dims, feed[spec.name].shape, strict=True)
+        if isinstance(dim, str)
+    }
+    return {
+        spec.name: tuple(sizes[dim] if isinstance(dim, str) else dim for dim in spec.dims) for spec in tensors
+    }
+
+
 def corners(axes: Mapping[str, AxisRange]) -> Iterator[dict[str, int]]:
     """Every combination of min, opt and max over all axes, each once; one empty mapping without axes."""
     points = [sorted({axis.min, axis.opt, axis.max}) for axis in axes.values()]

@@ -16,7 +16,7 @@ import numpy as np
 from artifacts.store import Artifact, Store
 from build_images.exporter import table as numbers
 from build_images.exporter.errors import NumericsError
-from sluice.model_inputs import Sample, batches, corners, fill, label, wanted_samples
+from sluice.model_inputs import Sample, batches, corners, fill, label, shapes_of, wanted_samples
 from sluice.release import Release
 from sluice.spec import ReleaseSpec
 
@@ -57,13 +57,13 @@ def build_table(
     samples = _samples(checkpoint, spec)
     model = load_model(checkpoint, spec.model.entrypoint)
     session = _session(onnx_file)
-    names = [output.name for output in spec.model.outputs]
     got_names = [value.name for value in session.get_outputs()]
 
     def rows(feed: Feed, shape: str) -> list[dict[str, Any]]:
         reference = run_model(model, feed, spec.model.outputs)
         got = dict(zip(got_names, session.run(None, feed), strict=True))
-        return numbers.rows(reference, got, names, shape, spec.numerics)
+        wanted = shapes_of(feed, spec.model.inputs, spec.model.outputs)
+        return numbers.rows(reference, got, wanted, shape, spec.numerics)
 
     table = [
         row for sizes in corners(spec.model.axes) for row in rows(_corner(sizes, samples, spec), label(sizes))
