@@ -71,11 +71,11 @@ def build_release(store: Store, release: Release, arch: str) -> Choice:
             backend=backend, spec=spec, samples=samples, threads=threads_of(target), work=Path(work)
         )
         profiles = profile(bench, candidates)
-        choice = _chosen(profiles, spec)
+        choice = _chosen(profiles, spec, left_out)
         best = profiles[choice.name]
         for part in best.engine.parent.iterdir():
             shutil.move(part, draft.path / part.name)
-        report = _report(bench, profiles, choice, left_out)
+        report = _report(bench, profiles, choice)
         (draft.path / "report.json").write_text(
             json.dumps(report, indent=1, allow_nan=False), encoding="utf-8"
         )
@@ -165,7 +165,7 @@ def _shapes(bench: Bench) -> dict[str, Feed]:
     return {label(sizes): fill(sizes, bench.samples, bench.spec.model.inputs) for sizes in shapes}
 
 
-def _chosen(profiles: Mapping[str, Profile], spec: ReleaseSpec) -> Choice:
+def _chosen(profiles: Mapping[str, Profile], spec: ReleaseSpec, left_out: Mapping[str, str]) -> Choice:
     ranked_by = label(opt_sizes(spec))
     measured = [
         Measured(
@@ -176,18 +176,17 @@ def _chosen(profiles: Mapping[str, Profile], spec: ReleaseSpec) -> Choice:
         )
         for name, one in profiles.items()
     ]
-    return choose(measured, {name: bar.cosine for name, bar in spec.accuracy.items()}, spec.precisions)
+    bars = {name: bar.cosine for name, bar in spec.accuracy.items()}
+    return choose(measured, bars, spec.precisions, left_out)
 
 
-def _report(
-    bench: Bench, profiles: Mapping[str, Profile], choice: Choice, left_out: Mapping[str, str]
-) -> dict[str, Any]:
+def _report(bench: Bench, profiles: Mapping[str, Profile], choice: Choice) -> dict[str, Any]:
     return {
         "schema": 1,
         "chosen": choice.name,
         "reason": choice.reason,
         "ranked_by": label(opt_sizes(bench.spec)),
-        "rejected": {**choice.rejected, **left_out},
+        "rejected": dict(choice.rejected),
         "candidates": {name: one.to_dict() for name, one in profiles.items()},
         "accuracy_samples": len(bench.samples),
         "threads": bench.threads,

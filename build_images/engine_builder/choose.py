@@ -1,7 +1,8 @@
 """Which candidate is served. Pure.
 
 Invariants: of the precisions that the spec asks for, the fastest that passes its accuracy bar; FP32 when none of
-them passes; never without a reason that names the numbers, for the winner and for each that was turned down.
+them passes or can be built; never without a reason that names the numbers, for the winner and for each that was turned
+down; a precision that was not measured is not called inaccurate.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,15 +25,23 @@ class Measured:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """The winner's name, why, and why each other candidate is not it."""
+    """The winner's name, why, and why each other candidate, and each precision left out, is not it."""
 
     name: str
     reason: str
     rejected: Mapping[str, str]
 
 
-def choose(measured: Sequence[Measured], bars: Mapping[str, float], asked: Sequence[str]) -> Choice:
-    """bars: least cosine by precision. asked: the spec's precisions. Raises NoEngineError."""
+def choose(
+    measured: Sequence[Measured],
+    bars: Mapping[str, float],
+    asked: Sequence[str],
+    left_out: Mapping[str, str],
+) -> Choice:
+    """bars: least cosine by precision. asked: the spec's precisions. left_out: those that cannot be built, and why.
+
+    Raises NoEngineError.
+    """
     failing = {
         one.name: f"cosine {one.cosine:.4f} < {bars[one.precision]:g}"
         for one in measured
@@ -49,15 +58,22 @@ def choose(measured: Sequence[Measured], bars: Mapping[str, float], asked: Seque
         for one in passing
         if one.name != best.name
     }
-    if best in wanted:
-        reason = f"fastest that is accurate enough: p50 {best.p50_ms:.2f} ms, cosine {best.cosine:.4f}"
-    else:
-        reason = "no asked-for precision is accurate enough, so fp32"
+    rejected = {**slower, **failing, **left_out}
+    reason = _fastest(best) if best in wanted else _fell_back(measured, asked)
     return Choice(
         name=best.name,
-        reason="; ".join(filter(None, (f"{best.name}: {reason}", _listed({**slower, **failing})))),
-        rejected={**slower, **failing},
+        reason="; ".join(filter(None, (f"{best.name}: {reason}", _listed(rejected)))),
+        rejected=rejected,
     )
+
+
+def _fastest(best: Measured) -> str:
+    return f"fastest that is accurate enough: p50 {best.p50_ms:.2f} ms, cosine {best.cosine:.4f}"
+
+
+def _fell_back(measured: Sequence[Measured], asked: Sequence[str]) -> str:
+    built = any(one.precision in asked for one in measured)
+    return f"no asked-for precision {'is accurate enough' if built else 'can be built'}, so {FALLBACK}"
 
 
 def _listed(reasons: Mapping[str, str]) -> str:

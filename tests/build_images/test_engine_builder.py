@@ -65,7 +65,7 @@ def measured(name, cosine, p50_ms):
     ],
 )  # fmt: skip
 def test_choose(candidates, asked, name, text):
-    choice = choose(candidates, BARS, asked)
+    choice = choose(candidates, BARS, asked, {})
     assert choice.name == name
     assert text in choice.reason
     assert set(choice.rejected) == {one.name for one in candidates} - {name}
@@ -74,7 +74,27 @@ def test_choose(candidates, asked, name, text):
 @pytest.mark.parametrize("candidates", [[], [measured("fp32", 0.9, 1.0)]], ids=["nothing", "fp32-fails"])
 def test_choose_never_serves_what_fails(candidates):
     with pytest.raises(NoEngineError):
-        choose(candidates, BARS, ("fp32", "int8"))
+        choose(candidates, BARS, ("fp32", "int8"), {})
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        pytest.param(
+            ("fp16",), "fp32: no asked-for precision can be built, so fp32", id="nothing-else-was-asked-for"
+        ),
+        pytest.param(("fp32", "fp16"), "fp32: fastest that is accurate enough", id="fp32-was-asked-for"),
+        pytest.param(
+            ("int8", "fp16"), "fp32: no asked-for precision is accurate enough", id="another-was-measured"
+        ),
+    ],
+)
+def test_a_precision_that_cannot_be_built_is_not_called_inaccurate(asked, says):
+    candidates = [measured("fp32", 1.0, 9.0), *([measured("int8-a", 0.5, 4.0)] if "int8" in asked else [])]
+    choice = choose(candidates, BARS, asked, {"fp16": "no kernels here"})
+    assert choice.reason.startswith(says)
+    assert choice.reason.endswith("not fp16: no kernels here")
+    assert choice.rejected["fp16"] == "no kernels here"
 
 
 @pytest.fixture(scope="module")
