@@ -16,6 +16,8 @@ from sluice.errors import FatalError
 from tests.end_to_end.town import DAG, ENDED, SERVICE, until
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
+FIRST = 20  # percent of the first stage
+NOBODY = {"review": []}  # a run that is not about reviews does not wait for one
 FAULTY = ["python", "-m", "local.demo.faulty_server", "--fault", "fail", "--"]
 
 
@@ -27,7 +29,7 @@ def test_a_first_deployment_goes_straight_to_100_percent(town):
     assert seen.rollout["first_deployment"] is True
     assert [row["percent"] for row in seen.rollout["opened"]] == [100]
     states = town.task_states(seen)
-    assert states["open_5"] == states["open_50"] == "skipped"
+    assert states[f"open_{FIRST}"] == states["open_50"] == "skipped"
     assert town.alias("champion") == "1"
     assert town.service()["stable"]["version"] == "1"
 
@@ -89,8 +91,8 @@ def test_a_build_that_is_marked_success_while_it_runs_registers_nothing(town):
 
 def test_a_harmful_version_is_turned_back_and_remembered(town):
     """One request in twenty fails: the guard turns it back, the reason is on the version, the run is red."""
-    env = {"TRIAL": "harm"}
-    seen = town.follow(town.trigger(server_command=FAULTY, server_env=env))
+    bad = {"server_command": FAULTY, "server_env": {"TRIAL": "harm"}, **NOBODY}
+    seen = town.follow(town.trigger(**bad))
     assert seen.state == "failed"
     assert seen.rollout["state"] == "turned_back"
     assert seen.rollout["verdict"]["action"] == "harm"
@@ -100,58 +102,61 @@ def test_a_harmful_version_is_turned_back_and_remembered(town):
     assert reason in town.note(seen.run_id)
     assert reason[:60] in town.tags(seen.rollout["candidate"]["version"])["reason"]
     assert town.alias("champion") == "1"
-    again = town.follow(town.trigger(server_command=FAULTY, server_env=env))
+    again = town.follow(town.trigger(**bad))
     assert again.state == "failed"
     assert "retry_reason" in town.log(again, "resolve")
 
 
-def test_without_evidence_it_holds_and_buttons_move_nothing_then_it_goes_on(town):
-    """Traffic stops in the 5 % stage: hold, with the reason; traffic comes back: the same run ends at 100 %."""
-    run_id = town.trigger()
-    seen = town.until_stage(run_id, 5)
+def test_without_evidence_it_holds_and_a_marked_gate_moves_nothing_then_it_goes_on(town):
+    """Traffic stops in the first stage: hold, with the reason. The gate is marked: the task behind it runs, asks and
+    is refused. Traffic comes back: the same run goes on, once the controller itself has passed the stage.
+    """
+    run_id = town.trigger(**NOBODY)
+    rollout = town.until_stage(run_id, FIRST).rollout["id"]
     town.stop_load()
-    rollout_id = seen.rollout["id"]
     held = until(
-        lambda: (found := town.verdict(rollout_id)).get("action") == "hold" and found,
+        lambda: (found := town.verdict(rollout)).get("action") == "hold" and found,
         "a hold without traffic",
     )
     assert held["reason"]
+    town.until_task(run_id, f"gate_{FIRST}", "deferred")
     before = town.service()["line"]
-    town.mark(run_id, "gate_5")
+    town.mark(run_id, f"gate_{FIRST}")
     asked = "holding before 50 %: no fresh pass"
     until(lambda: asked in town.log_so_far(run_id, "open_50"), "open_50 to ask, and to be refused")
-    assert town.task(run_id, "gate_5")["state"] == "success"
+    assert town.task(run_id, f"gate_{FIRST}")["state"] == "success"
     assert town.service()["line"] == before
-    assert town.rollout(rollout_id)["percent"] == 5
+    assert town.rollout(rollout)["percent"] == FIRST
     url = f"{town.stack.layout.url('gateway')}/v2/models/{SERVICE}"
     counts = asyncio.run(anonymous(url, "x-user-id", requests=1_000))
     assert counts == {"failed": 0, "1": 1_000}
     town.start_load()
-    done = town.follow(run_id)
-    assert done.state == "success", town.note(run_id)
+    town.until_stage(run_id, 50)
+    opened = [row for row in town.decisions(rollout) if row["action"] == "open"]
+    assert [row["stage"] for row in opened] == [0, 1]
+    assert (opened[1]["verdict"]["action"], opened[1]["verdict"]["stage"]) == ("pass", 0)
+
+
+def test_a_newer_run_supersedes_the_active_one_and_is_promoted(town):
+    """The older run, still at 50 %, ends red and says who took its place; the newer one goes through every stage."""
+    older = town.service()["rollout"]
+    newer = town.trigger(**NOBODY)
+    done = town.follow(newer)
+    assert done.state == "success", town.note(newer)
     assert done.rollout["state"] == "promoted"
-    opened = [row["stage"] for row in town.decisions(rollout_id) if row["action"] == "open"]
+    ended = town.follow(older["run_id"])
+    assert ended.state == "failed"
+    assert town.rollout(older["id"])["state"] == "superseded"
+    assert newer in town.rollout(older["id"])["reason"]
+    version = done.rollout["candidate"]["version"]
+    assert town.service()["stable"]["version"] == version
+    assert (town.alias("champion"), town.alias("previous")) == (version, "1")
+    opened = [row["stage"] for row in town.decisions(done.rollout["id"]) if row["action"] == "open"]
     assert opened == [0, 1, 2], "each stage once, in order"
     found = exposure(done.rollout, town.sent(), shares=shares(town), watched_until_s=math.inf)
     assert [stage["mispredicted_requests"] for stage in found["stages"]] == [0, 0, 0]
     assert found["users_who_changed_sides"] == 0
     assert found["client_failures"] == 0
-    assert town.alias("champion") == done.rollout["candidate"]["version"]
-    assert town.alias("previous") == "1"
-
-
-def test_a_newer_run_supersedes_an_active_one(town):
-    """The older run ends red and says which run took its place; the newer one is promoted."""
-    older = town.trigger()
-    first = town.until_stage(older, 5)
-    newer = town.trigger()
-    done = town.follow(newer)
-    assert done.state == "success", town.note(newer)
-    assert done.rollout["state"] == "promoted"
-    ended = town.follow(older)
-    assert ended.state == "failed"
-    assert town.rollout(first.rollout["id"])["state"] == "superseded"
-    assert town.service()["stable"]["version"] == done.rollout["candidate"]["version"]
 
 
 def nothing_moved(town, seen):

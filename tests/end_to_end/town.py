@@ -23,6 +23,7 @@ DAG = f"promote__{SERVICE}"
 HERE = Path(__file__).parent
 RUN_TIMEOUT_S = 400
 WAIT_S = 120
+SETTLE_S = 4.0  # Airflow may lose the answer to a review that is given sooner
 ENDED = frozenset({"success", "failed", "skipped", "upstream_failed"})
 T = TypeVar("T")
 
@@ -79,12 +80,13 @@ class Town:
             show=lambda seen: None,
             review_choice=choice,
             at_stage=at_stage,
+            settle_s=SETTLE_S,
         )
         return follower.to_end(timeout_s=RUN_TIMEOUT_S)
 
     def until_stage(self, run_id: str, percent: float) -> Seen:
-        """Follow the run until its rollout is open at `percent`, answering its reviews."""
-        follower = Follower(self.stack, DAG, run_id, show=lambda seen: None, review_choice="Approve")
+        """Follow the run until its rollout is open at `percent`; nobody answers a review."""
+        follower = Follower(self.stack, DAG, run_id, show=lambda seen: None, review_choice=None)
         turn = 0
 
         def there() -> Seen | None:
