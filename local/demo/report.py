@@ -79,12 +79,11 @@ def reviews_of(played: Played) -> dict[str, dict[str, Any]]:
     found = {}
     for row in played.reviews:
         task, user = row["task_instance"]["task_id"], row["responded_by_user"]
+        # An answer without a user is the default, which Airflow fills in when the time ran out.
         person = "the demo" if task in played.seen.reviews_answered else "a person"
         found[task] = {
             "answer": (row["chosen_options"] or [None])[0],
-            "by": person
-            if user
-            else "nobody",  # an answer without a user is the default after the time ran out
+            "by": person if user else "nobody",
             "user": (user or {}).get("name"),
             "at": row["responded_at"],
         }

@@ -181,6 +181,10 @@ def airflow_env(layout: Layout, home: Path) -> dict[str, str]:
         "SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "15",
         "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "60",
         "TRIGGERER__JOB_HEARTBEAT_SEC": "2",
+        # A supervisor may notice only at its next heartbeat (5 s by default) that its task was skipped, failed or
+        # marked. Failed heartbeats are borne for as long as by default.
+        "WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
+        "WORKERS__MAX_FAILED_HEARTBEATS": "15",
         "LOGGING__LOGGING_LEVEL": "INFO",
         "LOGGING__WORKER_LOG_SERVER_PORT": layout.worker_logs,
         "LOGGING__TRIGGER_LOG_SERVER_PORT": layout.trigger_logs,

@@ -99,9 +99,16 @@ def test_the_kill_waits_for_the_gate_then_watches_then_restarts(standalone, tmp_
     """A gate that does not wait in the triggerer yet would have nothing to resume."""
     owner, pids = standalone
     wait_for_words(pids.values())
-    states = iter(["running", "running"])
+    states, while_running = iter(["running", "running"]), []
     airflow = FakeAirflow(logs={"gate_5": "5 % passed: stage of 5 % passed"})
-    airflow.tasks = lambda dag, run_id: [task("gate_5", next(states, "deferred"))]
+
+    def tasks(dag, run_id):
+        state = next(states, "deferred")
+        if state == "running":
+            while_running.append(alive(pids["scheduler"]))
+        return [task("gate_5", state)]
+
+    airflow.tasks = tasks
     stack = FakeStack(
         airflow, service={"rollout": {"percent": 5.0}, "line": BEFORE}, processes=Processes(owner)
     )
@@ -115,6 +122,7 @@ def test_the_kill_waits_for_the_gate_then_watches_then_restarts(standalone, tmp_
         Seen(run_id="r", tasks=[task("gate_5", "success")], rollout={"id": "minilm-2", "state": "promoted"})
     )
     assert kill.facts["errors"] == []
+    assert while_running == [True, True]
     assert kill.facts["killed"] == ["scheduler", "triggerer"]
     assert kill.facts["percent_while_down"] == [5.0]
     assert kill.facts["gate_afterwards"] == {"state": "success", "passed_by_itself": True}
