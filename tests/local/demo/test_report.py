@@ -1,14 +1,21 @@
 """What the report says beside its figures: who answered a review, whose failure it was, what each place was told."""
 
+import io
+import json
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
+from local.demo import report
 from local.demo.exposure import seconds
 from local.demo.follow import Seen
 from local.demo.report import TAG_CHARS, registry_facts, reviews_of, told, watched_until
-from local.demo.scenario import Played
+from local.demo.scenario import Options, Played, Scenario
+from local.load.journal import Sent
+from local.stack.programs import Layout
 from tests.local.demo.fakes import FakeAirflow, FakeStack, task
 from tests.plugins.stand import Stand
 
@@ -121,3 +128,52 @@ def test_every_bad_version_is_looked_up_and_not_the_first_alone():
     assert (fail["verdict_in_log"], fail["verdict_in_note"]) == (False, False)
     assert (slow["tag"], slow["reason"]) == (long[:TAG_CHARS], long[:TAG_CHARS])
     assert (slow["verdict_in_log"], slow["verdict_in_note"]) == (True, True)
+
+
+# --- the whole ----------------------------------------------------------------------------------
+
+HARM = {"action": "harm", "reason": "harm: failures", "at": T1}
+
+
+def rollout(version, percents, **more):
+    """Opened at T0, ended at T1; nobody but one user ever asked."""
+    opened = [{"stage": turn, "percent": x, "at": T0, "acked_at": T0} for turn, x in enumerate(percents)]
+    rest = {"salt": "s", "verdict": None, "reason": "why", "release_digest": "d", "zero_acked_at": None}
+    times = {"started_at": T0, "ended_at": T1}
+    return {"version": version, "candidate": {"version": version}, "opened": opened, **rest, **times, **more}
+
+
+@pytest.fixture
+def demo(tmp_path):
+    """A scenario that has been played on a stack of which only Airflow, the ledger and MLflow can be asked."""
+    with Stand() as stand:
+        layout = replace(Layout.make(tmp_path, tmp_path), mlflow=stand.port)
+        service = {"rollout": None, "line": [{"arch": "cpu-avx2", "weight": 10_000}]}
+        stack = FakeStack(FakeAirflow(logs={"verdict": "harm: failures"}), service=service, layout=layout)
+        options = Options(faults=("fail",), rate_rps=1.0, users=1, review=False, kill_airflow=False)
+        scenario = Scenario(stack, options, Console(file=io.StringIO()), tmp_path)
+        row = Sent(sent_at_s=seconds(T0), ended_at_s=seconds(T0), uid="u", version="3", status=200, tokens=3)
+        scenario.journal.write_text(row.to_line())
+        yield scenario
+
+
+def test_the_whole_report_is_json_with_every_line_and_a_text_for_people(demo):
+    rollouts = [
+        rollout("1", [100], state="promoted"),
+        rollout("2", [1, 5, 50, 100], state="promoted"),
+        rollout("3", [1], state="turned_back", verdict=HARM, zero_acked_at=T1),
+    ]
+    runs = [played(each, state="failed" if each["version"] == "3" else "success") for each in rollouts]
+    found = json.loads(json.dumps(report.make(demo, runs, seconds=1.0)))
+    lines = {line["id"]: line for line in found["acceptance"]}
+    assert list(lines) == ["demo.2", "demo.3", "demo.4", "demo.5"]
+    assert lines["demo.2"]["value"]["opened_percents"] == [1, 5, 50, 100]
+    assert lines["demo.3"]["holds"] is True
+    assert (lines["demo.2"]["holds"], lines["demo.4"]["holds"], lines["demo.5"]["holds"]) == (
+        False,
+        False,
+        None,
+    )
+    text = Console(file=io.StringIO(), width=132, record=True)
+    report.show(found, text)
+    assert "engine: -" in text.export_text()
