@@ -9,18 +9,21 @@ import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from artifacts.tree import file_digest
 from local.stack.processes import Program, free_ports
 from sluice.cpu import cpu_arch, parse_cpuinfo
+from sluice.digest import sha256_json
 from sluice.errors import FatalError
 
 REPO = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 HOST = "127.0.0.1"
+POD_CODE = ("sluice", "artifacts", "build_images", "calibration", "serving/runtime")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """Where everything is: one folder of state, one port per part, the token of the controller."""
+    """Where everything is: one folder of state, one port per part, the token of the controller, the images' tag."""
 
     root: Path
     dags: Path
@@ -35,12 +38,13 @@ class Layout:
     worker_logs: int
     trigger_logs: int
     token: str
+    image_tag: str
 
     @classmethod
     def make(cls, root: Path, dags: Path) -> Layout:
-        parts = [field.name for field in fields(cls) if field.name not in ("root", "dags", "token")]
+        parts = [field.name for field in fields(cls) if field.type == "int"]
         ports = dict(zip(parts, free_ports(len(parts)), strict=True))
-        return cls(root=root, dags=dags, token=secrets.token_urlsafe(24), **ports)
+        return cls(root=root, dags=dags, token=secrets.token_urlsafe(24), image_tag=image_tag(REPO), **ports)
 
     def url(self, part: str) -> str:
         return f"http://{HOST}:{getattr(self, part)}"
@@ -78,7 +82,9 @@ def cluster(layout: Layout) -> Program:
     folder.mkdir(parents=True, exist_ok=True)
     images = folder / "images.json"
     image = {"path": [str(BIN)], "cwd": str(REPO), "env": {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}}
-    images.write_text(json.dumps({"sluice/*": image}))
+    images.write_text(
+        json.dumps({f"sluice/*:{layout.image_tag}": image})
+    )  # the tree is this one build, no other
     flags = ("--state", str(folder), "--images", str(images), "--kubeconfig", str(layout.kubeconfig))
     return python(layout, "cluster", "local.cluster", "--port", str(layout.cluster), *flags)
 
@@ -207,8 +213,20 @@ def sluice_env(layout: Layout) -> dict[str, str]:
         "SLUICE_STORE_VOLUME": json.dumps({"hostPath": {"path": str(layout.store)}}),
         "SLUICE_NAMESPACE": "default",
         "SLUICE_CHECKPOINTS": str(layout.checkpoints),
+        "SLUICE_IMAGE_TAG": layout.image_tag,
         "SLUICE_CPU_ARCH": cpu_arch(parse_cpuinfo(Path("/proc/cpuinfo").read_text())),
     }
+
+
+def image_tag(repo: Path) -> str:
+    """`dev-<digest>` of the code that runs in pods and of the packages it runs on: other code is another image.
+
+    The working tree stands for every image; under one fixed tag, the store would answer for code that has changed.
+    """
+    code = (path for folder in POD_CODE for path in (repo / folder).rglob("*.py") if path.is_file())
+    files = sorted([repo / "requirements.txt", *code])
+    digests = {str(path.relative_to(repo)): file_digest(path).sha256 for path in files}
+    return f"dev-{sha256_json(digests)[:16]}"
 
 
 def path_with_venv() -> str:

@@ -30,6 +30,7 @@ ADDRESSES = {
     "SLUICE_STORE_VOLUME": json.dumps(VOLUME),
     "SLUICE_CHECKPOINTS": "/srv/checkpoints",
     "SLUICE_CPU_ARCH": "cpu-avx2",
+    "SLUICE_IMAGE_TAG": "1",
     "SLUICE_NAMESPACE": "sluice",
 }
 KEPT = ("AIRFLOW_HOME", "MLFLOW_DISABLE_TELEMETRY")

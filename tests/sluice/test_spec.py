@@ -18,7 +18,11 @@ from sluice.spec_policy import Policy
 from tests.sluice.specs import parse, whole
 
 SHIPPED = Path(__file__).parents[2] / "dags" / "models" / "minilm.yaml"
-ENV = {"SLUICE_CHECKPOINTS": "/checkpoints", "SLUICE_CPU_ARCH": "cpu-avx512vnni"}
+ENV = {
+    "SLUICE_CHECKPOINTS": "/checkpoints",
+    "SLUICE_CPU_ARCH": "cpu-avx512vnni",
+    "SLUICE_IMAGE_TAG": "dev-0123abcd",
+}
 TARGET = whole()["targets"][0]
 
 
@@ -294,8 +298,8 @@ def test_text_that_is_no_spec_is_refused_with_its_line(text, line, says):
     assert (problem.line, says in problem.message) == (line, True)
 
 
-def spec_text(line=""):
-    return yaml.safe_dump(whole(), sort_keys=False) + line
+def spec_text(line="", **drop):
+    return yaml.safe_dump(whole(**drop), sort_keys=False) + line
 
 
 @pytest.mark.parametrize(
@@ -362,13 +366,16 @@ def test_a_variable_cannot_change_the_structure():
 
 
 def test_a_plain_variable_takes_the_kind_of_its_value_and_a_quoted_one_is_a_text():
-    assert parse_spec(spec_text("server:\n  port: ${SLUICE_P}\n"), {"SLUICE_P": "8001"}).server.port == 8001
+    env = {"SLUICE_P": "8001"}
+    text = spec_text("server:\n  image: runtime:1\n  port: ${SLUICE_P}\n", drop=("server",))
+    assert parse_spec(text, env).server.port == 8001
     with pytest.raises(SpecError, match="whole number"):
-        parse_spec(spec_text('server: {port: "${SLUICE_P}"}\n'), {"SLUICE_P": "8001"})
+        parse_spec(text.replace("${SLUICE_P}", '"${SLUICE_P}"'), env)
 
 
 def test_a_doubled_dollar_is_a_literal():
-    spec = parse_spec(spec_text('server: {command: ["$${HOME}", "$5"]}\n'), {})
+    line = 'server: {image: "runtime:1", command: ["$${HOME}", "$5"]}\n'
+    spec = parse_spec(spec_text(line, drop=("server",)), {})
     assert spec.server.command == ("${HOME}", "$5")
 
 
@@ -378,13 +385,27 @@ def test_a_doubled_dollar_is_a_literal():
 def test_the_shipped_spec_is_the_page_s_and_every_default_in_it_is_the_default():
     """minilm.yaml shows the defaults to whoever copies it: they must be the ones in force, but for its review."""
     spec = parse_spec(SHIPPED.read_text(), ENV)
-    required = ("service", "model", "targets")
-    bare = ReleaseSpec.from_dict({name: spec.to_dict()[name] for name in required})
+    required = {name: spec.to_dict()[name] for name in ("service", "model", "targets", "images")}
+    bare = ReleaseSpec.from_dict({**required, "server": {"image": spec.server.image}})
     assert (bare.review.before, spec.review.before) == ((), ("deploy",))
     review = {**spec.to_dict()["review"], "before": []}
     assert ReleaseSpec.from_dict({**spec.to_dict(), "review": review}) == bare
     assert [stage.percent for stage in spec.stages] == [1, 5, 50, 100]
     assert spec.model.source == "/checkpoints/minilm"
+
+
+def test_every_image_of_the_shipped_spec_has_the_tag_that_the_environment_gives():
+    """A tag that stays while the code changes would let the store answer for code that is gone."""
+    spec = parse_spec(SHIPPED.read_text(), ENV)
+    assert {spec.images.exporter, spec.images.calibration} == {"sluice/exporter:dev-0123abcd"}
+    assert {target.image for target in spec.targets} == {"sluice/engine-builder:dev-0123abcd"}
+    assert spec.server.image == "sluice/runtime:dev-0123abcd"
+
+
+@pytest.mark.parametrize("path", ["images.exporter", "images.calibration", "server.image", "targets.0.image"])
+def test_an_image_is_never_a_default(path):
+    """Whatever the default's tag were, it would not be of the code that runs."""
+    assert problems(drop=(path,))[path].message == "required, but missing"
 
 
 def test_bars_and_objectives_that_are_left_out_keep_their_defaults():
