@@ -180,6 +180,8 @@ def _workload_problems(obj: Object, old: Object | None) -> Problems:
 def _service_problems(obj: Object, old: Object | None) -> Problems:
     spec = obj["spec"]
     found = label_problems(spec.get("selector"), "spec.selector")
+    if not isinstance(spec.get("clusterIP") or "", str):
+        found.append(("spec.clusterIP", f"{spec['clusterIP']!r} is not an address"))
     if not spec.get("ports") and spec.get("clusterIP") != "None":
         found.append(("spec.ports", "is required"))
     names = [port.get("name", "") for port in spec.get("ports") or []]

@@ -240,7 +240,9 @@ class Container:
     def _fault(self, error: Exception) -> Ending:
         if not isinstance(error, OSError):
             _log.exception("container %s", self.id)
-        text = f"failed {'while it ran' if self.running else 'to start'}: {error or type(error).__name__}"
+        text = (
+            f"failed {'while it ran' if self.running else 'to start'}: {str(error) or type(error).__name__}"
+        )
         self._host.note("Warning", "Failed", f"Error: {text}")
         return Ending(code=NODE_FAULT, reason="Error" if self.running else "StartError", message=text)
 

@@ -165,7 +165,7 @@ class Forwarder:
         try:
             for place, port in enumerate(spec["ports"]):
                 servers.append(await self._listen(service, f"spec.ports[{place}].port", port))
-        except ApiError:
+        except BaseException:  # also of a request that is given up
             self.close(service)
             raise
 

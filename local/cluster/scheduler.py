@@ -62,9 +62,7 @@ class Scheduler(Controller):
     def _choose(self, pod: Object) -> tuple[str | None, str]:
         try:
             return placing.choose(pod, self.store.list(NODES), self.store.list(PODS), self._blocked)
-        except (
-            Exception
-        ) as error:  # admission lets nothing through that we know of; the next pod must not wait
+        except Exception as error:  # nothing that we know of passes admission; the next pod must not wait
             _log.exception("pod %s", "/".join(key_of(pod)))
             return None, f"the pod cannot be judged: {type(error).__name__}: {error}"
 

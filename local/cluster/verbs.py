@@ -201,7 +201,8 @@ class Verbs:
         _no_dry_run(query)
         _known_options(options)
         policy = options.get("propagationPolicy") or query.get("propagationPolicy") or "Background"
-        if policy not in {"Background", "Foreground"} or options.get("orphanDependents"):
+        policy = "Orphan" if options.get("orphanDependents") else policy  # its older name
+        if policy not in {"Background", "Foreground"}:
             raise errors.not_implemented(f"propagationPolicy {policy}")
         grace = options.get("gracePeriodSeconds")
         if grace is None and "gracePeriodSeconds" in query:

@@ -51,9 +51,7 @@ def main(argv: Sequence[str]) -> int:
     except SluiceError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    except (
-        Exception
-    ) as error:  # the border of the process: the trace for us, one line for whoever reads the pod
+    except Exception as error:  # the border of the process: a trace for us, one line for who reads the pod
         traceback.print_exc()
         text = " ".join(f"{type(error).__name__}: {error}".split())
         print(f"error: {text}; read the trace above in the pod's log", file=sys.stderr)

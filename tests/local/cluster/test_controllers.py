@@ -70,7 +70,7 @@ def test_what_cannot_be_placed_is_refused_with_its_field(
     assert field.removeprefix("spec.") in answer["details"]["causes"][0]["field"]
 
 
-def test_a_selector_that_cannot_be_read_is_refused_with_its_field(emulator: Emulator) -> None:
+def test_a_selector_or_an_address_that_cannot_be_read_is_refused_with_its_field(emulator: Emulator) -> None:
     body = deployment("wrong", 1)
     body["spec"]["selector"] = {"matchExpressions": [{"key": "app", "operator": "Gt"}]}
     status, answer = emulator.call("POST", "/apis/apps/v1/namespaces/default/deployments", body)
@@ -82,6 +82,10 @@ def test_a_selector_that_cannot_be_read_is_refused_with_its_field(emulator: Emul
     body["spec"]["selector"] = ["app"]
     status, answer = emulator.call("POST", "/api/v1/namespaces/default/services", body)
     assert (status, answer["details"]["causes"][0]["field"]) == (422, "spec.selector")
+    body = service("wrong")
+    body["spec"]["clusterIP"] = 127
+    status, answer = emulator.call("POST", "/api/v1/namespaces/default/services", body)
+    assert (status, answer["details"]["causes"][0]["field"]) == (422, "spec.clusterIP")
 
 
 def stored_pod(name: str, **spec: Any) -> dict[str, Any]:
