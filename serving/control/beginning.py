@@ -27,7 +27,7 @@ from serving.control.ledger import (
     find_run,
 )
 from serving.control.models import BeginRequest, RetreatRequest
-from serving.control.policy import Policy, parse_policy, strict_beta
+from serving.control.policy import Policy, parse_policy, stricter
 from serving.control.problems import ControlProblem, conflict
 from serving.control.rollouts import Parts, Rollouts, iso
 from serving.control.traffic import routing_policy
@@ -89,7 +89,7 @@ class RolloutBeginner:
             epoch=service.epoch,
             counter=0,
             state=State.PREPARING,
-            policy=strict_beta(policy, tries=len(earlier)),
+            policy=stricter(policy, tries=len(earlier)),
             salt=service.salt,
             started_at=iso(now),
             stable=service.stable,

@@ -36,6 +36,7 @@ from sluice.stages import Action, State
 
 ACK_WAIT_S: Final = 5.0  # a gateway acknowledges within milliseconds; after this the answer says who did not
 CAPACITY_WAIT_S: Final = 20.0  # then 503 with Retry-After: a client must not hang on one call for minutes
+TASKS: Final = "airflow:"  # `by` of what tasks ask for; a task lifts its own hold again, a person's stays
 LEASE: Final = "lease"  # `held.by` of a hold that the next renewal lifts by itself
 
 _log = logging.getLogger(__name__)
@@ -247,10 +248,12 @@ class Rollouts:
         return self._store(head, replace(head, verdict=verdict), decision)
 
     async def hold(self, rollout: str, request: HoldRequest) -> Head:
-        """Stop going on; traffic stays. Held already: the first reason stays."""
+        """Stop going on; traffic stays. Held already: the first reason stays, but a person's replaces a task's."""
         head = self.current(rollout, request.epoch)
         if head.held is not None and head.held["by"] != LEASE:
-            return head
+            by_task, asked_by_task = (by.startswith(TASKS) for by in (head.held["by"], request.by))
+            if asked_by_task or not by_task:
+                return head
         return self.hold_row(head, reason=request.reason, by=request.by)
 
     def hold_row(self, head: Head, *, reason: str, by: str) -> Head:

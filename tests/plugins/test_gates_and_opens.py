@@ -145,6 +145,15 @@ def test_a_gate_waits_without_a_worker_until_an_hour_after_the_stage_opened(run,
     assert [stage["percent"] for stage in values["policy"]["stages"]] == [1, 5, 50, 100]
 
 
+def test_a_gate_judges_by_the_policy_that_the_controller_holds(run, controller):
+    """It is stricter than the spec's where this release was turned back before."""
+    stored = {**OPENED["policy"], "gates": {**OPENED["policy"]["gates"], "beta": 0.0025}}
+    controller.answers[GET] = (200, {**OPENED, "policy": stored})
+    with pytest.raises(TaskDeferred) as deferred:
+        gate_50().execute(context(run))
+    assert deferred.value.trigger.serialize()[1]["policy"]["gates"]["beta"] == 0.0025
+
+
 def test_a_gate_of_a_stage_that_was_never_opened_fails(run):
     with pytest.raises(AirflowFailException, match="never opened"):
         gate_50().execute(context(run))

@@ -125,9 +125,21 @@ async def test_a_release_that_was_turned_back_needs_a_reason_and_its_evidence_st
     assert error["previous"]["verdict"]["action"] == "harm"
     again = await desk.begin("run-2", release_digest=digest, retry_reason="a disk was full")
     assert (again["retry_reason"], again["earlier"]["tries"]) == ("a disk was full", 1)
-    head = desk.controller.ledger.head(again["id"])
-    assert head is not None
-    assert head.policy["gates"]["beta"] == policy()["gates"]["beta"] / 2
+    assert again["policy"]["gates"]["beta"] == policy()["gates"]["beta"] / 2
+
+
+async def test_a_second_try_shows_no_harm_before_its_last_stage_whatever_the_spec_asks_for(
+    desk: Desk,
+) -> None:
+    gates = policy()["gates"] | {"no_harm_before": [25]}
+    rules = policy(first_deployment={"adopt": "http://127.0.0.1:9001"}, gates=gates)
+    rollout = await desk.running(policy=rules)
+    assert rollout["policy"]["gates"]["no_harm_before"] == [25]
+    first = await turned_back(desk, rollout)
+    again = await desk.begin(
+        "run-2", release_digest=first["release_digest"], retry_reason="again", policy=rules
+    )
+    assert again["policy"]["gates"]["no_harm_before"] == [25, 100]
 
 
 async def test_a_first_deployment_goes_to_everybody_at_once_and_is_then_watched(desk: Desk) -> None:

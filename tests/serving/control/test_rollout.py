@@ -199,6 +199,22 @@ async def test_held_means_that_a_pass_opens_nothing_and_resume_lifts_it(desk: De
     assert desk.gateway.share("2") == 2_500
 
 
+async def test_a_persons_hold_takes_the_place_of_a_tasks_and_no_task_replaces_a_persons(desk: Desk) -> None:
+    """A task lifts its own hold when it goes on; a person's must outlast that."""
+    rollout = await desk.running()
+    path = f"/v1/rollouts/{rollout['id']}/hold"
+
+    async def held_by(by: str) -> str:
+        body = {"epoch": rollout["epoch"], "reason": f"{by} says so", "by": by}
+        return (await desk.post(path, body))["held"]["by"]
+
+    assert await held_by("airflow:gate") == "airflow:gate"
+    assert await held_by("airflow:settle") == "airflow:gate"
+    assert await held_by("ann") == "ann"
+    assert await held_by("airflow:gate") == "ann"
+    assert await held_by("bob") == "ann"
+
+
 async def test_harm_beats_a_hold(desk: Desk) -> None:
     rollout = await desk.running()
     body = {"epoch": rollout["epoch"], "reason": "holiday", "by": "ann"}
