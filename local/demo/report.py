@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,6 @@ def hardware() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "memory_gib": memory,
         "gpu": None,
-        "os": platform.platform(),
     }
 
 
