@@ -3,6 +3,7 @@
 python -m benchmarks.promotion --json                          # both runs on this checkout
 python -m benchmarks.promotion --json --clone                  # in a fresh clone, its set-up timed as well
 python -m benchmarks.promotion --json --reports a.json b.json  # from the reports of two runs made before
+python -m benchmarks.promotion --from result.json --page page.md   # the page of a result made before
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from benchmarks.page import page
 
 REPO = Path(__file__).resolve().parents[1]
 FAULTS = ("fail", "reject-long", "slow", "nan")
@@ -123,7 +126,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--clone", action="store_true", help="run in a fresh clone and time its set-up")
     parser.add_argument("--reports", type=Path, nargs="+", help="reports of runs made before; runs nothing")
     parser.add_argument("--install-seconds", type=float, help="of a set-up timed before, with --reports")
+    parser.add_argument("--from", type=Path, dest="made", help="a result made before; runs nothing")
+    parser.add_argument("--page", type=Path, help="write the result for people into this Markdown file")
     args = parser.parse_args(argv)
+    result = json.loads(args.made.read_text()) if args.made else measured(args)
+    if args.page:
+        args.page.write_text(page(result))
+    print(json.dumps(result, indent=None if args.json else 2))
+    return 0 if all(line["holds"] is not False for line in result["acceptance"]) else 1
+
+
+def measured(args: argparse.Namespace) -> dict[str, Any]:
+    """Run what the arguments ask for; the result as one JSON object."""
     install_s = args.install_seconds
     if args.reports:
         runs = [loaded(path) for path in args.reports]
@@ -133,15 +147,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             install_s = round(set_up(checkout), 1) if args.clone else None
             runs = [demo(checkout, words) for words in RUNS]
     hardware = next((run["report"]["hardware"] for run in runs if run["report"]), None)
-    result = {
+    return {
         "benchmark": "promotion",
         "hardware": hardware,
         "n": len(runs),
         "figures": runs,
         "acceptance": acceptance(runs, install_s),
     }
-    print(json.dumps(result, indent=None if args.json else 2))
-    return 0 if all(line["holds"] is not False for line in result["acceptance"]) else 1
 
 
 if __name__ == "__main__":

@@ -9,18 +9,15 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from sluice.model_inputs import Sample, SampleError, parse_samples
+from sluice.model_inputs import Sample, wanted_samples
 from sluice.spec import ReleaseSpec
 
 
 def calibration_samples(checkpoint: Path, spec: ReleaseSpec) -> tuple[Sample, ...]:
-    """The first `spec.calibration.samples` samples. SampleError when there are fewer, or none."""
-    wanted = spec.calibration.samples
+    """The first `spec.calibration.samples` samples. TooFewSamplesError when there are fewer."""
     text = (checkpoint / spec.model.samples).read_text(encoding="utf-8")
-    samples = parse_samples(text, spec.model.inputs, spec.model.axes, limit=wanted)
-    if len(samples) < wanted:
-        raise SampleError(0, f"calibration.samples asks for {wanted}, the file has {len(samples)}")
-    return samples
+    wanted, field_name = spec.calibration.samples, "calibration.samples"
+    return wanted_samples(text, spec.model.inputs, spec.model.axes, field_name=field_name, wanted=wanted)
 
 
 def dataset_sha256(samples: Sequence[Sample]) -> str:

@@ -53,6 +53,7 @@ def outcome(rollout: Mapping[str, Any], ending: Ending) -> tuple[str, str]:
     state = State(rollout["state"])
     if state in LIVE:
         why = (rollout.get("held") or {}).get("reason") or ending.reason
-        return "held", f"{rollout['percent']:g} % of the traffic stays: {why}; clear the task to go on"
+        ways = "clear the task to go on, or clear it and mark the run as failed to take the traffic back"
+        return "held", f"{rollout['percent']:g} % of the traffic stays: {why}; {ways}"
     verdict = rollout.get("verdict") or {}
     return state.value, str(rollout.get("reason") or verdict.get("reason") or ending.reason)

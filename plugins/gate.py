@@ -1,8 +1,10 @@
 """What a gate makes of its two readings: the controller's own verdict, and Prometheus' counts judged again.
 
 Pure. Invariants: `pass` needs both readings to pass, the same stage and epoch; a rollout that has ended ends the
-gate, whatever the readings say; everything else is `hold` with the reason, disagreement included. The event that
-travels from the trigger to the sensor has its one writer and its one strict reader here.
+gate, whatever the readings say; everything else is `hold` with the reason, disagreement included. A disagreement
+about harm is more than a look: it stands on the rollout as a hold of its own, which nothing but a gate lifts, and
+only when Prometheus passes; otherwise marking the gate as done would lead past it. The event that travels from the
+trigger to the sensor has its one writer and its one strict reader here.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from sluice.stages import LIVE, State
 from sluice.verdict import Action, Verdict
 
 EVENT_VERSION: Final = 1
+DISAGREEMENT: Final = "airflow:gate"  # `held.by` of the hold for harm in one reading only
 
 
 class Outcome(StrEnum):
@@ -31,12 +34,17 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
-    """One look. verdict: the controller's, as it came; {} when there is none. disagree: harm in one reading only."""
+    """One look. verdict: the controller's, as it came; {} when there is none.
+
+    disagree: harm by Prometheus only. agree: Prometheus passes and the controller sees no harm; both are false where
+    a reading is missing, for that is neither.
+    """
 
     outcome: Outcome
     reason: str
     verdict: Mapping[str, Any]
     disagree: bool = False
+    agree: bool = False
 
     def to_event(self) -> dict[str, Any]:
         """The trigger's event."""
@@ -78,7 +86,8 @@ def weigh(
     verdict = dict(theirs or {})
     if verdict.get("action") == Action.HARM:
         return Look(outcome=Outcome.HARM, reason=str(verdict.get("reason")), verdict=verdict)
-    if held := rollout.get("held"):
+    held = rollout.get("held")
+    if held and held["by"] != DISAGREEMENT:  # under that one the readings are compared on: it may be over
         why = f"held since {held['since']} by {held['by']}: {held['reason']}"
         return Look(outcome=Outcome.HOLD, reason=why, verdict=verdict)
     if (verdict.get("stage"), verdict.get("epoch")) != (stage, epoch):
@@ -120,8 +129,8 @@ def _compared(theirs: Mapping[str, Any], ours: Verdict | str, *, stage: int, epo
             outcome=Outcome.HOLD, reason="Prometheus has no evidence of this stage yet", verdict=theirs
         )
     if action == Action.PASS and ours.action is Action.PASS:
-        return Look(outcome=Outcome.PASS, reason=reason, verdict=theirs)
+        return Look(outcome=Outcome.PASS, reason=reason, verdict=theirs, agree=True)
     if action == Action.PASS:
         why = f"the readings disagree: pass by the controller, hold by Prometheus ({ours.reason})"
         return Look(outcome=Outcome.HOLD, reason=why, verdict=theirs)
-    return Look(outcome=Outcome.HOLD, reason=reason, verdict=theirs)
+    return Look(outcome=Outcome.HOLD, reason=reason, verdict=theirs, agree=ours.action is Action.PASS)

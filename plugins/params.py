@@ -1,7 +1,8 @@
 """The form of a run: what a person may set when triggering, and how it reaches the release.
 
 Invariant: every field may stay empty and then means "as the spec says"; a value that does not fit is refused when
-the run is triggered (400, by JSON schema), and what the schema cannot know is refused by `resolve`.
+the run is triggered (400, by JSON schema), and what the schema cannot know is refused by `resolve`, before a rollout
+begins. So is a name that is no field: Airflow takes any name, and a reason nobody reads would pass for one given.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ from typing import Any, Final
 
 from airflow.sdk import Param
 
+from sluice.errors import ParamsError, Problem
 from sluice.release import Params
 from sluice.spec import ReleaseSpec
 from sluice.spec_types import PRECISIONS
 
 TRAFFIC: Final = "Traffic"
 SERVER: Final = "Model server"
+NOT_OURS: Final = frozenset({"openlineage"})  # TriggerDagRunOperator adds it to whatever run it triggers
 
 
 def form(spec: ReleaseSpec) -> dict[str, Param]:
@@ -25,11 +28,23 @@ def form(spec: ReleaseSpec) -> dict[str, Param]:
 
 
 def from_form(values: Mapping[str, Any]) -> Params:
-    """The filled form as `Params`; empty means None. Raises ParamsError with every wrong field."""
-    given = {name: values.get(name) for name in Params.model_fields}
-    if isinstance(given["review"], list):  # the form offers text: "50" is the stage of 50 %
-        given["review"] = [int(point) if str(point).isdecimal() else point for point in given["review"]]
-    return Params(**{name: value for name, value in given.items() if value not in (None, "", {})})
+    """The filled form as `Params`; empty means None. Raises ParamsError with every wrong and every unknown field."""
+    given = {name: value for name, value in values.items() if name not in NOT_OURS}
+    unknown = tuple(_unknown(name, value) for name, value in given.items() if name not in Params.model_fields)
+    known = {name: given.get(name) for name in Params.model_fields}
+    if isinstance(known["review"], list):  # the form offers text: "50" is the stage of 50 %
+        known["review"] = [int(point) if str(point).isdecimal() else point for point in known["review"]]
+    try:
+        params = Params(**{name: value for name, value in known.items() if value not in (None, "", {})})
+    except ParamsError as error:
+        raise ParamsError((*unknown, *error.problems)) from None
+    if unknown:
+        raise ParamsError(unknown)
+    return params
+
+
+def _unknown(name: str, value: Any) -> Problem:
+    return Problem(name, value, f"no such param; there are {', '.join(Params.model_fields)}")
 
 
 def _what(spec: ReleaseSpec) -> dict[str, Param]:

@@ -157,6 +157,10 @@ Newest checkpoint of `{spec.model.source}` -> ONNX -> numerics -> engines -> MLf
 
 {targets}
 
-Gates: {", ".join(spec.gates.metrics)}, alpha {spec.gates.alpha:g}. Reviews before: {asked}. To take traffic back at
-once, mark the run as failed; a failed task alone leaves traffic where it is: clear it to go on.
+Gates: {", ".join(spec.gates.metrics)}, alpha {spec.gates.alpha:g}. Reviews before: {asked}.
+
+A failed task alone leaves traffic where it is: clear it, with all that is downstream, to go on. To take traffic back
+at once, mark the run as failed while it goes on. A run that has ended, `held`, hears no mark any more: clear its failed
+task first, with all that is downstream, then mark the run as failed; or send the controller
+`POST /v1/rollouts/<id>/retreat`.
 """

@@ -84,10 +84,10 @@ def run_label(run_id: str) -> str:
     return f"{plain[:50]}-{sha256_bytes(run_id.encode())[:10]}".lstrip("-_.")
 
 
-def actor(context: Mapping[str, Any]) -> str:
-    """Who writes into the ledger: this task of this run."""
+def actor(context: Mapping[str, Any], task: str | None = None) -> str:
+    """Who writes into the ledger: this task of this run, or `task` of it."""
     ti = context["ti"]
-    return f"airflow:{ti.dag_id}:{ti.run_id}:{ti.task_id}"
+    return f"airflow:{ti.dag_id}:{ti.run_id}:{task or ti.task_id}"
 
 
 @contextmanager

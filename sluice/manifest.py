@@ -46,6 +46,8 @@ class ManifestMismatchError(FatalError):
             return (
                 "the engine's file was changed or cut short: remove its folder from the store, build it again"
             )
+        if self.field_name == "backend_version":
+            return "build the engine again with the version that serves, or serve from an image that has the other"
         return "build an engine for this target, or start this one where its target is"
 
 

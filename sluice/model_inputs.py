@@ -46,6 +46,26 @@ class SampleError(FatalError):
         return "write one JSON object a line, every input by name, without the batch dimension"
 
 
+class TooFewSamplesError(FatalError):
+    """model.samples has fewer lines than the spec asks for: a number from fewer would pass for one from all.
+
+    field_name: the field that asks. used: lines at the beginning that another step has used already.
+    """
+
+    def __init__(self, field_name: str, wanted: int, there: int, used: int) -> None:
+        super().__init__(field_name, wanted, there, used)
+        self.field_name, self.wanted, self.there, self.used = field_name, wanted, there, used
+
+    @property
+    def message(self) -> str:
+        behind = f" behind the {self.used} that calibrate" if self.used else ""
+        return f"{self.field_name} asks for {self.wanted} samples{behind}, the file of model.samples has {self.there}"
+
+    @property
+    def next_step(self) -> str:
+        return f"write {self.used + self.wanted - self.there} more into the file, or lower {self.field_name}"
+
+
 def parse_samples(
     text: str, inputs: Sequence[TensorSpec], axes: Mapping[str, AxisRange], *, limit: int | None = None
 ) -> tuple[Sample, ...]:
@@ -54,6 +74,22 @@ def parse_samples(
     if not lines:
         raise SampleError(0, "the file holds no sample")
     return tuple(_sample(number, line, inputs, axes) for number, line in enumerate(lines, start=1))
+
+
+def wanted_samples(
+    text: str,
+    inputs: Sequence[TensorSpec],
+    axes: Mapping[str, AxisRange],
+    *,
+    field_name: str,
+    wanted: int,
+    used: int = 0,
+) -> tuple[Sample, ...]:
+    """Exactly the `wanted` samples behind the first `used`. Raises TooFewSamplesError, and SampleError as above."""
+    samples = parse_samples(text, inputs, axes, limit=used + wanted)
+    if len(samples) < used + wanted:
+        raise TooFewSamplesError(field_name, wanted, len(samples), used)
+    return samples[used:]
 
 
 def batch(samples: Sequence[Sample], inputs: Sequence[TensorSpec]) -> dict[str, np.ndarray]:
@@ -100,6 +136,21 @@ def fill(
         taken = itertools.islice(itertools.cycle(samples), rows)
         filled[spec.name] = np.stack([_stretched(sample[spec.name], tuple(shape)) for sample in taken])
     return filled
+
+
+def shapes_of(
+    feed: Mapping[str, np.ndarray], inputs: Sequence[TensorSpec], tensors: Sequence[TensorSpec]
+) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor by name, its axes as large as `feed` has them; every axis is one of an input."""
+    sizes = {
+        dim: size
+        for spec in inputs
+        for dim, size in zip(spec.dims, feed[spec.name].shape, strict=True)
+        if isinstance(dim, str)
+    }
+    return {
+        spec.name: tuple(sizes[dim] if isinstance(dim, str) else dim for dim in spec.dims) for spec in tensors
+    }
 
 
 def corners(axes: Mapping[str, AxisRange]) -> Iterator[dict[str, int]]:

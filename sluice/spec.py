@@ -126,16 +126,16 @@ class Target(Part):
 
 
 class Images(Part):
-    """The images of the pods that export and calibrate."""
+    """The images of the pods that export and calibrate. None has a default: a release's keys hold their names."""
 
-    exporter: Text = "sluice/exporter:dev"
-    calibration: Text = "sluice/exporter:dev"
+    exporter: Text
+    calibration: Text
 
 
 class Server(Part):
-    """The model server of each version. `env` and `command` are part of what is served."""
+    """The model server of each version. `image`, `env` and `command` are part of what is served."""
 
-    image: Text = "sluice/runtime:dev"
+    image: Text
     command: Annotated[tuple[Text, ...], Field(min_length=1)] = ("python", "-m", "serving.runtime")
     env: Environment = Field(default_factory=dict)
     port: Port = 8000
@@ -154,8 +154,8 @@ class ReleaseSpec(Part):
     accuracy: dict[str, AccuracyBar] = Field(default_factory=dict, validate_default=True)
     calibration: Calibration = Calibration()
     targets: Annotated[tuple[Target, ...], Field(min_length=1)]
-    images: Images = Images()
-    server: Server = Server()
+    images: Images
+    server: Server
     traffic: Traffic
     signature_changes: Annotated[tuple[Text, ...], Once] = ()
     stages: tuple[Stage, ...] = Field(default=DEFAULT_STAGES, min_length=1)

@@ -18,6 +18,9 @@ Raw = Mapping[str, Any]
 
 DEFAULT_PERCENTS: Final = (1, 5, 50, 100)
 DEFAULT_NO_HARM_BEFORE: Final = (100,)
+DEFAULT_LEASE_S: Final = 1800
+DEFAULT_REVIEW_S: Final = 86_400
+REVIEW_MARGIN_S: Final = 300  # from the gate's last renewal to the question, from the answer to the opening
 SHARE_SLACK: Final = 1e-6  # of the sum of shares; a bucket is 1e-4
 GPU_ARCH: Final = re.compile(r"sm_[0-9]{2,3}")
 NAMES_LIMIT: Final = 55  # service + architecture: with "-v", the version and "-" a name of Kubernetes has 63
@@ -28,6 +31,7 @@ def policy_problems(raw: Raw) -> Iterator[Problem]:
     yield from _stages(raw)
     yield from _stage_references(raw)
     yield from _first_stage(raw)
+    yield from _lease(raw)
     yield from _objectives(raw)
     yield from _targets(raw)
 
@@ -80,6 +84,22 @@ def _first_stage(raw: Raw) -> Iterator[Problem]:
                 "or write no_harm_before: [] if it may open without"
             )
             yield Problem(f"gates.no_harm_before.{index}", percent, message)
+
+
+def _lease(raw: Raw) -> Iterator[Problem]:
+    """Nobody renews while a person is asked. Before the first stage there is no traffic that could go back."""
+    lease, review = _mapping(raw.get("lease")), _mapping(raw.get("review"))
+    asked = [point for point in _list(review.get("before")) if point in _percents(raw)[1:]]
+    ttl_s, timeout_s = lease.get("ttl_s", DEFAULT_LEASE_S), review.get("timeout_s", DEFAULT_REVIEW_S)
+    if lease.get("then") != "retreat" or not asked or not (_is_number(ttl_s) and _is_number(timeout_s)):
+        return
+    if ttl_s < timeout_s + REVIEW_MARGIN_S:
+        message = (
+            f"nobody renews the lease while a person is asked before {_join(asked)} %, so the traffic would go back: "
+            f"lease.ttl_s is {ttl_s:.9g}, review.timeout_s is {timeout_s:.9g}; make lease.ttl_s at least "
+            f"{timeout_s + REVIEW_MARGIN_S:.9g}, lower review.timeout_s, or write hold"
+        )
+        yield Problem("lease.then", "retreat", message)
 
 
 def _objectives(raw: Raw) -> Iterator[Problem]:

@@ -14,11 +14,10 @@ from artifacts.tree import tree_files
 from build_images.engine_builder.accuracy import Accuracy, accuracy, least_cosine, references
 from build_images.engine_builder.backend import Backend, Candidate, Feed, Run, backend_of
 from build_images.engine_builder.choose import Choice, Measured, choose
-from build_images.engine_builder.errors import HeldOutError
 from build_images.engine_builder.measure import Timing, measure
 from build_images.engine_builder.settings import settings_of
 from sluice.manifest import MANIFEST_FILE, OF_ENGINE, OF_ONNX, EngineManifest
-from sluice.model_inputs import Sample, batches, fill, label, parse_samples
+from sluice.model_inputs import Sample, batches, fill, label, wanted_samples
 from sluice.release import Release
 from sluice.spec import ReleaseSpec, Target
 from sluice.spec_types import int8_file
@@ -83,11 +82,11 @@ def build_release(store: Store, release: Release, arch: str) -> Choice:
         candidates, left_out = candidates_of(store, release, backend, Path(work))
         bench = Bench(backend=backend, spec=spec, target=target, samples=samples, work=Path(work))
         profiles = profile(bench, candidates)
-        choice = _chosen(profiles, spec)
+        choice = _chosen(profiles, spec, left_out)
         best = profiles[choice.name]
         for part in best.engine.parent.iterdir():
             shutil.move(part, draft.path / part.name)
-        report = _report(bench, profiles, choice, left_out)
+        report = _report(bench, profiles, choice)
         (draft.path / "report.json").write_text(
             json.dumps(report, indent=1, allow_nan=False), encoding="utf-8"
         )
@@ -99,14 +98,13 @@ def build_release(store: Store, release: Release, arch: str) -> Choice:
 
 
 def held_out(checkpoint: Path, spec: ReleaseSpec) -> tuple[Sample, ...]:
-    """Up to `numerics.samples` samples behind those that calibrate. Raises HeldOutError when none are left."""
+    """The `numerics.samples` samples behind those that calibrate. Raises TooFewSamplesError."""
     used = spec.calibration.samples if "int8" in spec.precisions else 0
     text = (checkpoint / spec.model.samples).read_text(encoding="utf-8")
-    limit = used + spec.numerics.samples
-    samples = parse_samples(text, spec.model.inputs, spec.model.axes, limit=limit)
-    if not samples[used:]:
-        raise HeldOutError(len(samples), used)
-    return samples[used:]
+    wanted, field_name = spec.numerics.samples, "numerics.samples"
+    return wanted_samples(
+        text, spec.model.inputs, spec.model.axes, field_name=field_name, wanted=wanted, used=used
+    )
 
 
 def candidates_of(
@@ -208,7 +206,7 @@ def _shapes(bench: Bench) -> dict[str, Feed]:
     return {label(sizes): fill(sizes, bench.samples, bench.spec.model.inputs) for sizes in shapes}
 
 
-def _chosen(profiles: Mapping[str, Profile], spec: ReleaseSpec) -> Choice:
+def _chosen(profiles: Mapping[str, Profile], spec: ReleaseSpec, left_out: Mapping[str, str]) -> Choice:
     ranked_by = label(opt_sizes(spec))
     measured = [
         Measured(
@@ -219,18 +217,17 @@ def _chosen(profiles: Mapping[str, Profile], spec: ReleaseSpec) -> Choice:
         )
         for name, one in profiles.items()
     ]
-    return choose(measured, {name: bar.cosine for name, bar in spec.accuracy.items()}, spec.precisions)
+    bars = {name: bar.cosine for name, bar in spec.accuracy.items()}
+    return choose(measured, bars, spec.precisions, left_out)
 
 
-def _report(
-    bench: Bench, profiles: Mapping[str, Profile], choice: Choice, left_out: Mapping[str, str]
-) -> dict[str, Any]:
+def _report(bench: Bench, profiles: Mapping[str, Profile], choice: Choice) -> dict[str, Any]:
     return {
         "schema": 1,
         "chosen": choice.name,
         "reason": choice.reason,
         "ranked_by": label(opt_sizes(bench.spec)),
-        "rejected": {**choice.rejected, **left_out},
+        "rejected": dict(choice.rejected),
         "candidates": {name: one.to_dict() for name, one in profiles.items()},
         "accuracy_samples": len(bench.samples),
         "accuracy_of": OF_ENGINE if bench.runs_here else OF_ONNX,

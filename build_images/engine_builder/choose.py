@@ -1,8 +1,8 @@
 """Which candidate is served. Pure.
 
 Invariants: of the precisions that the spec asks for, the fastest that passes its accuracy bar, or the smallest where
-nothing could be timed; FP32 when none of them passes; never without a reason that names the numbers, for the winner
-and for each that was turned down.
+nothing could be timed; FP32 when none of them passes or can be built; never without a reason that names the numbers,
+for the winner and for each that was turned down; a precision that was not measured is not called inaccurate.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,15 +26,23 @@ class Measured:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """The winner's name, why, and why each other candidate is not it."""
+    """The winner's name, why, and why each other candidate, and each precision left out, is not it."""
 
     name: str
     reason: str
     rejected: Mapping[str, str]
 
 
-def choose(measured: Sequence[Measured], bars: Mapping[str, float], asked: Sequence[str]) -> Choice:
-    """bars: least cosine by precision. asked: the spec's precisions. Raises NoEngineError."""
+def choose(
+    measured: Sequence[Measured],
+    bars: Mapping[str, float],
+    asked: Sequence[str],
+    left_out: Mapping[str, str],
+) -> Choice:
+    """bars: least cosine by precision. asked: the spec's precisions. left_out: those that cannot be built, and why.
+
+    Raises NoEngineError.
+    """
     failing = {
         one.name: f"cosine {one.cosine:.4f} < {bars[one.precision]:g}"
         for one in measured
@@ -48,19 +56,26 @@ def choose(measured: Sequence[Measured], bars: Mapping[str, float], asked: Seque
         raise NoEngineError(_listed(failing) or "nothing was measured")
     best = (wanted or fallback)[0]
     others = {one.name: _why_not(one, best, timed) for one in passing if one.name != best.name}
-    if best in wanted:
-        how = f"fastest that is accurate enough: p50 {best.p50_ms:.2f} ms" if timed else UNTIMED
-        reason = f"{how}, cosine {best.cosine:.4f}"
-    else:
-        reason = "no asked-for precision is accurate enough, so fp32"
+    rejected = {**others, **failing, **left_out}
+    reason = _won(best, timed) if best in wanted else _fell_back(measured, asked)
     return Choice(
         name=best.name,
-        reason="; ".join(filter(None, (f"{best.name}: {reason}", _listed({**others, **failing})))),
-        rejected={**others, **failing},
+        reason="; ".join(filter(None, (f"{best.name}: {reason}", _listed(rejected)))),
+        rejected=rejected,
     )
 
 
 UNTIMED = "smallest that is accurate enough, not timed since it cannot run here"
+
+
+def _won(best: Measured, timed: bool) -> str:
+    how = f"fastest that is accurate enough: p50 {best.p50_ms:.2f} ms" if timed else UNTIMED
+    return f"{how}, cosine {best.cosine:.4f}"
+
+
+def _fell_back(measured: Sequence[Measured], asked: Sequence[str]) -> str:
+    built = any(one.precision in asked for one in measured)
+    return f"no asked-for precision {'is accurate enough' if built else 'can be built'}, so {FALLBACK}"
 
 
 def _speed(one: Measured) -> float:

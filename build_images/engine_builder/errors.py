@@ -1,6 +1,6 @@
 """What can be wrong when an engine is built."""
 
-from sluice.errors import FatalError
+from sluice.errors import FatalError, RetryableError
 
 
 class WrongDeviceError(FatalError):
@@ -51,20 +51,54 @@ class NoEngineError(FatalError):
         return "look for NaN or overflow in the model, or correct accuracy.fp32 in the spec"
 
 
-class HeldOutError(FatalError):
-    """No samples are left to judge INT8 on."""
+class NoRoomError(RetryableError):
+    """The engine could not be written, because the disk is full; `folder` is where."""
 
-    def __init__(self, samples: int, calibration: int) -> None:
-        super().__init__(samples, calibration)
-        self.samples, self.calibration = samples, calibration
+    def __init__(self, folder: str, why: str) -> None:
+        super().__init__(folder, why)
+        self.folder, self.why = folder, why
 
     @property
     def message(self) -> str:
-        return f"model.samples has {self.samples} lines and calibration uses the first {self.calibration}"
+        return f"no room for the engine in {self.folder} ({self.why})"
 
     @property
     def next_step(self) -> str:
-        return "add samples, or lower calibration.samples: accuracy is judged on lines that did not calibrate"
+        return (
+            "make room there or give the build pod's /tmp a larger volume; the step is tried again by itself"
+        )
+
+
+class PeakMemoryError(RetryableError):
+    """The process that measures memory was killed, or gave no answer in time."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__(how)
+        self.how = how
+
+    @property
+    def message(self) -> str:
+        return f"the process that measures memory {self.how}"
+
+    @property
+    def next_step(self) -> str:
+        return "give the builder more memory or CPU (targets[].resources); the step is tried again by itself"
+
+
+class LargestShapeError(FatalError):
+    """The engine answers the shape that it is ranked by, and fails at the largest one of the spec."""
+
+    def __init__(self, shape: str, reason: str) -> None:
+        super().__init__(shape, reason)
+        self.shape, self.reason = shape, reason
+
+    @property
+    def message(self) -> str:
+        return f"the engine fails at its largest shape, {self.shape}: {self.reason}"
+
+    @property
+    def next_step(self) -> str:
+        return "correct the model, or lower max of the axes in model.axes"
 
 
 class UnsupportedNodeError(FatalError):

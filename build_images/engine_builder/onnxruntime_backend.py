@@ -4,7 +4,9 @@ Invariant: an engine is written by the same library version and on the same inst
 the manifest says which, and servers compare.
 """
 
+import errno
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,13 +18,16 @@ import onnxruntime
 
 from build_images.engine_builder.backend import Backend, Feed, Run
 from build_images.engine_builder.device import device_facts, require_arch
+from build_images.engine_builder.errors import LargestShapeError, NoRoomError, PeakMemoryError
 from build_images.engine_builder.settings import BuildSettings
-from sluice.errors import FatalError, RetryableError
+from sluice.errors import FatalError
 from sluice.spec_types import UNSIGNED
 
 PROVIDERS: Final = ["CPUExecutionProvider"]
 PEAK: Final = Path(__file__).with_name("peak_memory.py")
 PEAK_TIMEOUT_S: Final = 120
+FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+PROBE_BYTES: Final = 1 << 20
 
 
 class OnnxRuntimeBackend:
@@ -57,7 +62,11 @@ class OnnxRuntimeBackend:
             ("save_external_prepacked_constant_initializers", "1"),
         ):
             options.add_session_config_entry(f"session.{name}", value)
-        _session(source, options)
+        try:
+            _session(source, options)
+        except FatalError:
+            _blame_the_disk(engine)
+            raise
 
     def open(self, engine: Path, *, threads: int) -> Run:
         return _runner(_session(engine, _options(threads, onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL)))
@@ -72,21 +81,43 @@ class OnnxRuntimeBackend:
             inputs = Path(folder) / "inputs.npz"
             np.savez(inputs, **feed)
             command = [sys.executable, str(PEAK), str(engine), str(inputs), str(threads)]
-            done = subprocess.run(
-                command, capture_output=True, text=True, timeout=PEAK_TIMEOUT_S, check=False
-            )
+            done = _measured(command)
         if done.returncode != 0:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise RetryableError(
-                f"the process that measures memory ended with {done.returncode}: {last}",
-                "give the builder more memory (targets[].resources.memory) and retry",
-            )
+            shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in feed.items())
+            raise LargestShapeError(shapes, last)
         return int(json.loads(done.stdout)["peak_memory_bytes"])
 
 
 def make() -> Backend:
     """What `backend_of` calls."""
     return OnnxRuntimeBackend()
+
+
+def _measured(command: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run it. Raises PeakMemoryError for what says nothing about the engine: a kill, too slow a machine."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PEAK_TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise PeakMemoryError(f"gave no answer within {PEAK_TIMEOUT_S} s") from error
+    if done.returncode < 0:
+        raise PeakMemoryError(f"was ended by a signal: {signal.strsignal(-done.returncode)}")
+    return done
+
+
+def _blame_the_disk(engine: Path) -> None:
+    """Raises NoRoomError when the disk has no room for more of what was written.
+
+    ONNX Runtime says that writing failed, or that serialising did, and never why: so the file system is asked.
+    """
+    folder = engine.parent
+    for path in (*folder.iterdir(), folder / f"{engine.name}.probe"):
+        try:
+            with path.open("ab") as file:
+                file.write(bytes(PROBE_BYTES))
+        except OSError as error:
+            if error.errno in FULL:
+                raise NoRoomError(str(folder), error.strerror or str(error)) from error
 
 
 def _options(threads: int, level: Any) -> onnxruntime.SessionOptions:

@@ -1,7 +1,7 @@
 """Run as a program: `peak_memory.py ENGINE INPUTS.npz THREADS` prints {"peak_memory_bytes": n}.
 
 A process of its own, because memory of earlier candidates would count; VmHWM and not getrusage, because the
-latter keeps the parent's peak across exec.
+latter keeps the parent's peak across exec. What fails is told on stderr in one line, the last, with exit code 1.
 """
 
 import json
@@ -27,4 +27,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except Exception as error:  # ONNX Runtime's errors have several lines, and the last of them says least
+        sys.exit(" ".join(f"{type(error).__name__}: {error}".split()))

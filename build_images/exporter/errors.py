@@ -150,14 +150,19 @@ class NumericsError(FatalError):
     @property
     def message(self) -> str:
         row = self.worst
+        where = f"output {row['output']} at {row['shape']}"
+        if row.get("shapes"):
+            return f"{where} has another shape: {row['shapes']}"
         return (
-            f"ONNX drifts from PyTorch: worst is output {row['output']} at {row['shape']} ({row['precision']}): "
+            f"ONNX drifts from PyTorch: worst is {where} ({row['precision']}): "
             f"max_abs {_number(row['max_abs'])}, max_rel {_number(row['max_rel'])}, "
             f"cosine {_number(row['cosine'])}; {self.reason}"
         )
 
     @property
     def next_step(self) -> str:
+        if self.worst.get("shapes"):
+            return "correct the dims in model.outputs, or the model; docs/index.html of this artifact has every shape"
         return "look at docs/index.html of this numerics artifact, correct the model, or widen spec.numerics"
 
 

@@ -30,7 +30,9 @@ def load_model(folder: Path, entrypoint: str) -> torch.nn.Module:
         ) from error
     if not isinstance(model, torch.nn.Module):
         raise CheckpointCodeError(entrypoint, file, f"returned {type(model).__name__}, not a torch.nn.Module")
-    return model.eval().requires_grad_(requires_grad=False)
+    for parameter in model.parameters():  # one by one: a scripted module has no requires_grad_ of its own
+        parameter.requires_grad_(requires_grad=False)
+    return model.eval()
 
 
 def register_symbolics(folder: Path, file: str | None, opset: int) -> None:

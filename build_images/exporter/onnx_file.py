@@ -66,8 +66,8 @@ def _compare(side: str, values: Sequence[onnx.ValueInfoProto], specs: Sequence[T
 def _settle_outputs(model: onnx.ModelProto, specs: Sequence[TensorSpec]) -> None:
     """Where shape inference only invented a name for a dimension, write the one that the spec states.
 
-    A stated size that is wrong, and an axis that was frozen, stay as they are and fail `check`; that the
-    stated dimensions are true is shown by running every corner of the shapes (validate).
+    A stated size that is wrong, and an axis that was frozen, stay as they are and fail `check`; that what is
+    written here is true is shown by comparing it with every output over every corner of the shapes (validate).
     """
     axes = {dim for spec in specs for dim in spec.dims if isinstance(dim, str)}
     for value, spec in zip(model.graph.output, specs, strict=False):

@@ -1,8 +1,9 @@
 """The numerics table: how far ONNX Runtime is from PyTorch, per output, shape and precision.
 
-Problem: a comparison that broadcasts, skips a missing output or lets NaN through says "equal" of anything.
-Invariants: names and shapes are compared before a number is; NaN and infinity never pass; a table has one row
-for each output and shape that was asked for, or it is not a table.
+Problem: a comparison that broadcasts, skips a missing output or lets NaN through says "equal" of anything; and two
+sides that agree may both be other than the spec tells clients.
+Invariants: names and shapes are compared before a number is, shapes also with the spec's dims; NaN and infinity
+never pass; a table has one row for each output and shape that was asked for, or it is not a table.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ COLUMNS: Final = (
     "precision",
     "names_equal",
     "shapes_equal",
+    "shapes",
     "values",
     "max_abs",
     "max_rel",
@@ -74,24 +76,29 @@ def compare(reference: np.ndarray, got: np.ndarray, limits: Numerics) -> Drift:
 def rows(
     reference: Mapping[str, np.ndarray],
     got: Mapping[str, np.ndarray],
-    names: Sequence[str],
+    wanted: Mapping[str, tuple[int, ...]],
     shape: str,
     limits: Numerics,
 ) -> list[dict[str, Any]]:
-    """One row for each output that the spec names; an output that either side lacks gets a row that fails."""
-    equal = sorted(reference) == sorted(got) == sorted(names)
+    """One row for each output that the spec names, with the shape that its dims give here (`wanted`).
+
+    An output that either side lacks, or that has another shape on either, gets a row that fails.
+    """
+    equal = sorted(reference) == sorted(got) == sorted(wanted)
     made = []
-    for name in names:
+    for name, dims in wanted.items():
         a, b = reference.get(name), got.get(name)
         there = a is not None and b is not None
         drift = compare(a, b, limits) if there else Drift(max_abs=np.nan, max_rel=np.nan, cosine=np.nan)
+        misfit = _misfit(dims, a, b)
         made.append(
             {
                 "output": name,
                 "shape": shape,
                 "precision": "fp32",
                 "names_equal": equal,
-                "shapes_equal": bool(there and a.shape == b.shape),
+                "shapes_equal": not misfit,
+                "shapes": misfit,
                 "values": int(a.size) if there else 0,
                 "max_abs": drift.max_abs,
                 "max_rel": drift.max_rel,
@@ -99,6 +106,15 @@ def rows(
             }
         )
     return made
+
+
+def _misfit(wanted: tuple[int, ...], reference: np.ndarray | None, got: np.ndarray | None) -> str:
+    """Which shapes there are where both should be `wanted`; empty when both are."""
+    shapes = {"PyTorch": reference, "ONNX Runtime": got}
+    if all(array is not None and array.shape == wanted for array in shapes.values()):
+        return ""
+    found = (f"{who} gives {'nothing' if a is None else list(a.shape)}" for who, a in shapes.items())
+    return f"the spec wants {list(wanted)}, {', '.join(found)}"
 
 
 def merged(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -109,6 +125,7 @@ def merged(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     worst["values"] = sum(part["values"] for part in parts)
     for name in ("names_equal", "shapes_equal"):
         worst[name] = all(part[name] for part in parts)
+    worst["shapes"] = next((part["shapes"] for part in parts if part["shapes"]), "")
     return worst
 
 

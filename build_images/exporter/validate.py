@@ -16,7 +16,7 @@ import numpy as np
 from artifacts.store import Artifact, Store
 from build_images.exporter import table as numbers
 from build_images.exporter.errors import NumericsError
-from sluice.model_inputs import Sample, batches, corners, fill, label, parse_samples
+from sluice.model_inputs import Sample, batches, corners, fill, label, shapes_of, wanted_samples
 from sluice.release import Release
 from sluice.spec import ReleaseSpec
 
@@ -54,17 +54,16 @@ def build_table(
     """The rows, one per output and shape, and the shapes that were asked for."""
     from build_images.exporter.model import load_model, run_model
 
-    text = (checkpoint / spec.model.samples).read_text(encoding="utf-8")
-    samples = parse_samples(text, spec.model.inputs, spec.model.axes, limit=spec.numerics.samples)
+    samples = _samples(checkpoint, spec)
     model = load_model(checkpoint, spec.model.entrypoint)
     session = _session(onnx_file)
-    names = [output.name for output in spec.model.outputs]
     got_names = [value.name for value in session.get_outputs()]
 
     def rows(feed: Feed, shape: str) -> list[dict[str, Any]]:
         reference = run_model(model, feed, spec.model.outputs)
         got = dict(zip(got_names, session.run(None, feed), strict=True))
-        return numbers.rows(reference, got, names, shape, spec.numerics)
+        wanted = shapes_of(feed, spec.model.inputs, spec.model.outputs)
+        return numbers.rows(reference, got, wanted, shape, spec.numerics)
 
     table = [
         row for sizes in corners(spec.model.axes) for row in rows(_corner(sizes, samples, spec), label(sizes))
@@ -75,6 +74,13 @@ def build_table(
     by_batch = [rows(feed, real) for feed in feeds]
     table += [numbers.merged(parts) for parts in zip(*by_batch, strict=True)]
     return table, [*(label(sizes) for sizes in corners(spec.model.axes)), real]
+
+
+def _samples(checkpoint: Path, spec: ReleaseSpec) -> tuple[Sample, ...]:
+    """The first `numerics.samples` samples, all of them. Raises TooFewSamplesError."""
+    text = (checkpoint / spec.model.samples).read_text(encoding="utf-8")
+    wanted, field_name = spec.numerics.samples, "numerics.samples"
+    return wanted_samples(text, spec.model.inputs, spec.model.axes, field_name=field_name, wanted=wanted)
 
 
 def _corner(sizes: dict[str, int], samples: Sequence[Sample], spec: ReleaseSpec) -> Feed:

@@ -10,6 +10,7 @@ import re
 from typing import Final
 
 from local.cluster import errors, schema
+from local.cluster.affinity import selector_problems
 from local.cluster.objects import Object, copy, labels_of, random_suffix
 from local.cluster.podspec import XCOM_SIDECAR, all_containers, default_pod_spec, pod_spec_problems
 from local.cluster.resources import DEPLOYMENTS, ENDPOINTS, PODS, REPLICASETS, SERVICES, Resource
@@ -159,6 +160,8 @@ def _workload_problems(obj: Object, old: Object | None) -> Problems:
         found.append(("spec.replicas", f"{spec['replicas']!r} is not a whole number of at least 0"))
     if not spec.get("selector"):
         found.append(("spec.selector", "is required and must not be empty"))
+    elif wrong := list(selector_problems(spec["selector"], "spec.selector")):
+        found += wrong
     elif not selector_test(spec["selector"])(labels_of(spec["template"])):
         found.append(("spec.template.metadata.labels", "the selector does not match the template's labels"))
     if old is not None and old["spec"]["selector"] != spec.get("selector"):
@@ -176,7 +179,9 @@ def _workload_problems(obj: Object, old: Object | None) -> Problems:
 
 def _service_problems(obj: Object, old: Object | None) -> Problems:
     spec = obj["spec"]
-    found: Problems = []
+    found = label_problems(spec.get("selector"), "spec.selector")
+    if not isinstance(spec.get("clusterIP") or "", str):
+        found.append(("spec.clusterIP", f"{spec['clusterIP']!r} is not an address"))
     if not spec.get("ports") and spec.get("clusterIP") != "None":
         found.append(("spec.ports", "is required"))
     names = [port.get("name", "") for port in spec.get("ports") or []]

@@ -3,12 +3,16 @@
 States as in Kubernetes: waiting (ContainerCreating, ErrImagePull, ImagePullBackOff, CrashLoopBackOff, …) ->
 running -> terminated, and from there back to waiting when the pod's restart policy says so. `changed` is
 called at every step; the pod writes its status from what it finds here.
+
+Invariant: a life that begins ends, in `terminated` and with an event when it was this machine that failed (a full
+disk, no descriptor left): nobody waits for a container of which nothing is left.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import time
@@ -19,12 +23,15 @@ from pathlib import Path
 import aiohttp
 
 from local.cluster import probes
+from local.cluster.ending import NODE_FAULT, Ending, ending_of, last_words
 from local.cluster.environment import Command, ConfigError, Place, command, environment, expand, relocate
 from local.cluster.health import Health
 from local.cluster.images import Image
 from local.cluster.logs import ContainerLog
 from local.cluster.objects import Object, named_port, now_text
-from local.cluster.processes import Processes, send
+from local.cluster.processes import MARK, Processes, send
+
+_log = logging.getLogger(__name__)
 
 Note = Callable[[str, str, str], None]  # (type, reason, message) of an event about this container
 
@@ -54,15 +61,6 @@ class Host:
     nice: int
     note: Note
     changed: Callable[[], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ending:
-    """How a process ended, as `state.terminated` shows it."""
-
-    code: int
-    reason: str
-    message: str = ""
 
 
 class Container:
@@ -103,12 +101,9 @@ class Container:
         """Returns when the container will not run again."""
         wait_s = self._host.timing.first_s
         while not self._stopping.is_set():
-            made = await self._prepare()
-            if made is None:
-                break
             began = time.monotonic()
-            ending = await self._once(made)
-            if self._stopping.is_set() or not self._again(ending.code):
+            ending = await self._life()
+            if ending is None or self._stopping.is_set() or not self._again(ending.code):
                 break
             if time.monotonic() - began > self._host.timing.reset_s:
                 wait_s = self._host.timing.first_s
@@ -128,13 +123,19 @@ class Container:
             self._kill_reason = (reason, 128 + number)
             send(self.pid, number, group=True)
 
+    def give_up(self, error: Exception) -> None:
+        """The end of a container that will not run, because its pod could not be set up."""
+        if not self.done:
+            self.done = True
+            self._terminated(self._fault(error), now_text())
+
     def make(self, argv: list[str]) -> Command:
         """A further command in this container's environment (exec probes and hooks)."""
         if self._place is None:
             raise probes.ProbeFailed("the container is not running")
         env = environment(self._place)
         moved = tuple(relocate(expand(one, env), self._place.mounts) for one in argv)
-        return Command(argv=moved, env=env, cwd=self._place.image.cwd)
+        return Command(argv=moved, env={**env, MARK: self.id}, cwd=self._place.image.cwd)
 
     def status(self) -> Object:
         """The ContainerStatus."""
@@ -217,34 +218,48 @@ class Container:
         )
         await self._pause(seconds)
 
-    async def _once(self, made: Command) -> Ending:
-        """One life of the container, from creation to the end of its last process."""
-        log = ContainerLog(self._host.folder / self.name / f"{self.restarts}.log")
-        self.previous_log, self.log = self.log, log
+    async def _life(self) -> Ending | None:
+        """One life, from its creation to the end of its last process; None: stopped before there was one."""
         started_at = now_text()
         try:
-            ending = await self._process(made, log)
-        except OSError as error:
-            text = f"failed to start: {error}"
-            ending = Ending(code=128, reason="StartError", message=text)
-            self._host.note("Warning", "Failed", f"Error: {text}")
-        log.close()
-        self._terminated(ending, log, started_at)
+            made = await self._prepare()
+            if made is None:
+                return None
+            started_at = now_text()
+            log = ContainerLog(self._host.folder / self.name / f"{self.restarts}.log")
+            self.previous_log, self.log = self.log, log
+            try:
+                ending = await self._process(made, log)
+            finally:
+                self._close(log)
+        except Exception as error:  # of this machine, or a fault of ours: the pod must end with it
+            ending = self._fault(error)
+        self._terminated(ending, started_at)
         return ending
 
-    def _terminated(self, ending: Ending, log: ContainerLog, started_at: str) -> None:
-        message = ending.message or self._message_file.read_bytes()[:4096].decode(errors="replace")
-        fall_back = self.spec["terminationMessagePolicy"] == "FallbackToLogsOnError"
-        if not message and fall_back and ending.code != 0:
-            message = log.tail()
+    def _fault(self, error: Exception) -> Ending:
+        if not isinstance(error, OSError):
+            _log.exception("container %s", self.id)
+        text = (
+            f"failed {'while it ran' if self.running else 'to start'}: {str(error) or type(error).__name__}"
+        )
+        self._host.note("Warning", "Failed", f"Error: {text}")
+        return Ending(code=NODE_FAULT, reason="Error" if self.running else "StartError", message=text)
+
+    def _close(self, log: ContainerLog) -> None:
+        try:
+            log.close()
+        except OSError as error:
+            self._lost(error)
+
+    def _lost(self, error: OSError) -> None:
+        """Output that cannot be written is lost and said to be; the container itself goes on."""
+        self._host.note("Warning", "FailedLogging", f"Output of container {self.name} is lost: {error}")
+
+    def _terminated(self, ending: Ending, started_at: str) -> None:
+        message = last_words(ending, self.spec["terminationMessagePolicy"], self._message_file, self.log)
         self.ready = self.started = False
-        state = {"exitCode": ending.code, "reason": ending.reason, "containerID": f"process://{self.id}"}
-        state |= {"startedAt": started_at, "finishedAt": now_text()}
-        if ending.code > 128:
-            state["signal"] = ending.code - 128
-        if message:
-            state["message"] = message
-        self._set({"terminated": state})
+        self._set(ending.state(message=message, container=self.id, started_at=started_at))
 
     async def _process(self, made: Command, log: ContainerLog) -> Ending:
         reading, writing = os.pipe()
@@ -258,12 +273,12 @@ class Container:
         finally:
             os.close(writing)
         self.pid, self._exited, self._kill_reason = process.pid, asyncio.Event(), None
-        pump = asyncio.create_task(_pump(reading, log))
+        pump = asyncio.create_task(_pump(reading, log, self._lost))
         if self._stopping.is_set():  # told to stop while the process was being made
             send(process.pid, signal.SIGKILL, group=True)
-        self._running()
         try:
-            return self._ending(await process.wait())
+            self._running()
+            return ending_of(await process.wait(), self._kill_reason)
         finally:
             await self._gone(process, pump)
 
@@ -277,22 +292,17 @@ class Container:
 
     async def _gone(self, process: asyncio.subprocess.Process, pump: asyncio.Task[None]) -> None:
         """After the leader's end (or our own): nothing of the container runs on and its output is read."""
-        if self._probing is not None:
-            self._probing.stop()
-        if process.returncode is None:  # this cluster itself is stopping
-            send(process.pid, signal.SIGKILL, group=True)
-        self._host.processes.sweep(process.pid, self.id)
-        self.pid, self._place = None, None
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(pump, 2)
-        self._exited.set()
-
-    def _ending(self, returncode: int) -> Ending:
-        code = 128 - returncode if returncode < 0 else returncode
-        if self._kill_reason is not None:
-            reason, code = self._kill_reason
-            return Ending(code=code, reason=reason)
-        return Ending(code=code, reason="Completed" if code == 0 else "Error")
+        try:
+            if self._probing is not None:
+                self._probing.stop()
+            if process.returncode is None:  # this cluster itself is stopping
+                send(process.pid, signal.SIGKILL, group=True)
+            self.pid, self._place = None, None
+            await self._host.processes.sweep(process.pid, self.id)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(pump, 2)
+        finally:
+            self._exited.set()
 
     async def _end(self, grace_s: float) -> None:
         """Ends the running process, if there is one, and waits for it."""
@@ -359,8 +369,8 @@ class Container:
         await asyncio.shield(asyncio.create_task(self._end(grace_s)))
 
 
-async def _pump(descriptor: int, log: ContainerLog) -> None:
-    """Carries a pipe into the log until its last writer closes it."""
+async def _pump(descriptor: int, log: ContainerLog, lost: Callable[[OSError], None]) -> None:
+    """Carries a pipe into the log until its last writer closes it, also what the log cannot take (`lost`)."""
     reader = asyncio.StreamReader()
     pipe = os.fdopen(descriptor, "rb", 0)
     transport, _ = await asyncio.get_running_loop().connect_read_pipe(
@@ -368,6 +378,9 @@ async def _pump(descriptor: int, log: ContainerLog) -> None:
     )
     try:
         while data := await reader.read(65536):
-            log.feed(data)
+            try:
+                log.feed(data)
+            except OSError as error:
+                lost(error)
     finally:
         transport.close()

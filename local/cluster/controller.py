@@ -14,7 +14,10 @@ from typing import Final
 from local.cluster.errors import ApiError
 from local.cluster.store import Change, Store
 
-_RETRY_S: Final = 0.5
+_RETRY_S: Final = 0.5  # after a lost race: the next pass sees the other writer's object
+_RETRY_FAULT_S: Final = (
+    10.0  # after an error that nobody thought of: it seldom goes by itself, and each is logged
+)
 _log = logging.getLogger(__name__)
 
 
@@ -49,9 +52,15 @@ class Controller(ABC):
             self._wake.clear()
             keys, self._keys = self._keys, {}
             for key in keys:
-                try:
-                    self.reconcile(key)
-                except ApiError as error:
-                    _log.warning("%s %s: %s", type(self).__name__, key, error)
-                    self.enqueue_in(_RETRY_S, key)
+                self._pass(key)
             await asyncio.sleep(0)
+
+    def _pass(self, key: str) -> None:
+        try:
+            self.reconcile(key)
+        except ApiError as error:
+            _log.warning("%s %s: %s", type(self).__name__, key, error)
+            self.enqueue_in(_RETRY_S, key)
+        except Exception:  # a controller that ends takes every other object's progress with it
+            _log.exception("%s %s", type(self).__name__, key)
+            self.enqueue_in(_RETRY_FAULT_S, key)

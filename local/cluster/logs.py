@@ -7,6 +7,9 @@ container instance has ended and everything written is read.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
+import os
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -72,7 +75,7 @@ class ContainerLog:
         self._closed = False
 
     def feed(self, data: bytes) -> None:
-        """Takes raw output as it comes off the pipe."""
+        """Takes raw output as it comes off the pipe. OSError: these lines are lost; later ones may not be."""
         *lines, self._rest = (self._rest + data).split(b"\n")
         while len(self._rest) > _LINE_BYTES:
             lines.append(self._rest[:_LINE_BYTES])
@@ -80,19 +83,33 @@ class ContainerLog:
         self._write(lines)
 
     def close(self) -> None:
-        if self._rest:
-            self._write([self._rest])
+        """Closed whatever happens. OSError: the end of the output could not be written."""
+        try:
+            if self._rest:
+                self._write([self._rest])
+        finally:
             self._rest = b""
-        if not self._closed:
-            self._closed = True
-            self._file.close()
-            self._wake()
+            if not self._closed:
+                self._closed = True
+                self._file.close()
+                self._wake()
 
     def _write(self, lines: list[bytes]) -> None:
-        if lines and not self._closed:
-            stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f000Z").encode()
-            self._file.write(b"".join(stamp + b" stdout F " + line + b"\n" for line in lines))
-            self._wake()
+        """All of them or, with OSError, none: half a line could not be read, nor what comes behind it."""
+        if not lines or self._closed:
+            return
+        stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f000Z").encode()
+        data = b"".join(stamp + b" stdout F " + line + b"\n" for line in lines)
+        before, written = os.fstat(self._file.fileno()).st_size, 0
+        try:
+            written = self._file.write(data)
+        finally:
+            if written != len(data):
+                with contextlib.suppress(OSError):
+                    self._file.truncate(before)
+        if written != len(data):  # a disk that fills up takes a part, and says nothing yet
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
+        self._wake()
 
     def _wake(self) -> None:
         self._written.set()
@@ -121,15 +138,15 @@ class ContainerLog:
 
     async def _lines(self, query: LogQuery) -> AsyncIterator[bytes]:
         with self._path.open("rb") as file:
-            first: deque[bytes] = deque(file.read().splitlines(keepends=True))
-            shown = [text for line in first if (text := _shown(line, query)) is not None]
+            # A file's lines end at \n alone; bytes.splitlines() would cut a progress bar at each of its \r.
+            shown = [text for line in file if (text := _shown(line, query)) is not None]
             if query.tail_lines is not None:
                 shown = shown[len(shown) - min(query.tail_lines, len(shown)) :]
             if shown:
                 yield b"".join(shown)
             while query.follow:
                 written, closed = self._written, self._closed
-                if lines := file.read().splitlines(keepends=True):
+                if lines := file.readlines():
                     yield b"".join(text for line in lines if (text := _shown(line, query)) is not None)
                 elif closed:
                     return

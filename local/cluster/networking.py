@@ -8,8 +8,10 @@ import functools
 import itertools
 from collections.abc import Iterator
 
+from local.cluster import errors
 from local.cluster.addresses import Addresses
 from local.cluster.controller import Controller
+from local.cluster.errors import ApiError
 from local.cluster.objects import (
     Object,
     copy,
@@ -131,38 +133,60 @@ def _slice(service: Object, pods: list[Object]) -> Object:
 class Forwarder:
     """A service's cluster IP: TCP connections go to its ready endpoints in turn, each to one for its life.
 
-    For people and tools on this machine; the gateway talks to the endpoints themselves.
+    For people and tools on this machine; the gateway talks to the endpoints themselves. Invariant: a service that
+    is stored has its listeners, and whoever removes it, its listeners and its address go with it.
     """
 
     def __init__(self, store: Store, addresses: Addresses) -> None:
         self._store = store
         self._addresses = addresses
-        self._servers: dict[tuple[str, str], list[asyncio.Server]] = {}
+        self._servers: dict[str, list[asyncio.Server]] = {}  # by cluster IP
         self._turn = itertools.count()
+        store.subscribe(self._on_change)
 
-    def allocate(self, service: Object) -> None:
-        """Gives a new service its address, unless it is headless."""
-        spec = service["spec"]
-        spec.setdefault("clusterIP", self._addresses.take())
-        spec.setdefault("clusterIPs", [spec["clusterIP"]])
+    def _on_change(self, change: Change) -> None:
+        if change.resource is SERVICES and change.type == "DELETED":
+            self.close(change.obj)
 
     async def open(self, service: Object) -> None:
-        """Listens on the service's address."""
-        spec, key = service["spec"], key_of(service)
+        """Gives a service that is about to be stored its address, unless it is headless, and listens there.
+
+        Raises 422 naming the field; then nothing of it is left.
+        """
+        spec = service["spec"]
+        if not spec.get("clusterIP"):
+            spec["clusterIP"] = self._addresses.take()
+        spec["clusterIPs"] = [spec["clusterIP"]]
         if spec["clusterIP"] == "None":
             return
-        self._servers[key] = [
-            await asyncio.start_server(
-                functools.partial(self._serve, key, port), spec["clusterIP"], port["port"]
+        if spec["clusterIP"] in self._servers:
+            raise _invalid(service, "spec.clusterIP", f"{spec['clusterIP']} is another service's")
+        servers = self._servers[spec["clusterIP"]] = []
+        try:
+            for place, port in enumerate(spec["ports"]):
+                servers.append(await self._listen(service, f"spec.ports[{place}].port", port))
+        except BaseException:  # also of a request that is given up
+            self.close(service)
+            raise
+
+    async def _listen(self, service: Object, path: str, port: Object) -> asyncio.Server:
+        serve = functools.partial(self._serve, key_of(service), port)
+        address = service["spec"]["clusterIP"]
+        try:
+            return await asyncio.start_server(serve, address, port["port"])
+        except OSError as error:
+            why = (
+                "choose one above 1023" if isinstance(error, PermissionError) else "free it or choose another"
             )
-            for port in spec["ports"]
-        ]
+            text = f"{port['port']} cannot be opened on {address} ({error.strerror or error}); {why}"
+            raise _invalid(service, path, text) from error
 
     def close(self, service: Object) -> None:
-        for server in self._servers.pop(key_of(service), []):
+        """Ends the listeners of a service and frees its address; new connections are refused."""
+        address = service["spec"]["clusterIP"]
+        for server in self._servers.pop(address, []):
             server.close()
-        if service["spec"]["clusterIP"] != "None":
-            self._addresses.give_back(service["spec"]["clusterIP"])
+        self._addresses.give_back(address)
 
     async def _serve(
         self, key: tuple[str, str], port: Object, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -182,6 +206,10 @@ class Forwarder:
             for port in subset.get("ports") or []:
                 if port.get("name") == name:
                     yield from ((one["ip"], port["port"]) for one in subset.get("addresses") or [])
+
+
+def _invalid(service: Object, path: str, why: str) -> ApiError:
+    return errors.invalid("Service", service["metadata"]["name"], [(path, why)])
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any, Final
 
+from local.cluster.affinity import placement_problems
 from local.cluster.objects import Object, quantity
 
 Problems = list[tuple[str, str]]
@@ -71,6 +72,7 @@ def pod_spec_problems(spec: Object, path: str) -> Problems:
     volumes = {volume.get("name"): volume for volume in spec.get("volumes") or []}
     for place, volume in enumerate(spec.get("volumes") or []):
         found += _volume_problems(volume, f"{path}.volumes[{place}]")
+    found += placement_problems(spec, path)
     for where, container in all_containers(spec):
         found += _container_problems(container, f"{path}.{where}", set(volumes))
     grace = spec["terminationGracePeriodSeconds"]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import os
+import signal
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ import aiohttp
 
 from local.cluster.environment import Command
 from local.cluster.objects import Object
+from local.cluster.processes import send
 
 Exec = Callable[[list[str]], Command]
 Port = Callable[[int | str], int | None]
@@ -70,22 +72,32 @@ async def _tcp(spec: Object, target: Target) -> None:
 
 async def _exec(spec: Object, target: Target) -> None:
     made = target.make(spec["command"])
-    process = await asyncio.create_subprocess_exec(
-        *made.argv,
-        env=dict(made.env),
-        cwd=made.cwd,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        start_new_session=True,
-    )
+    # Not a pipe: a child that holds one open would keep us waiting for more after the command itself has ended.
+    output = os.memfd_create("output")
     try:
-        output, _ = await process.communicate()
+        process = await asyncio.create_subprocess_exec(
+            *made.argv,
+            env=dict(made.env),
+            cwd=made.cwd,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+        try:
+            code = await process.wait()
+        finally:  # also of a command that took too long: its children go with it
+            send(process.pid, signal.SIGKILL, group=True)
+        if code:
+            raise ProbeFailed(_tail(output) or f"exit code {code}")
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-    if process.returncode:
-        raise ProbeFailed(output.decode(errors="replace").strip()[-256:] or f"exit code {process.returncode}")
+        os.close(output)
+
+
+def _tail(output: int) -> str:
+    """The last words of what was written, 256 bytes at most."""
+    size = os.fstat(output).st_size
+    return os.pread(output, 256, max(0, size - 256)).decode(errors="replace").strip()
 
 
 async def verdicts(probe: Object, target: Target, on_failure: Callable[[str], None]) -> AsyncIterator[bool]:

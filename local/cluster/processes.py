@@ -1,9 +1,10 @@
 """Processes of containers: started in their own session, ended with all their children, never left behind.
 
 Invariants: whatever a container started dies with it (its process group, its session, and every process that
-carries its id in the environment, so that a child in a session of its own does not escape); the leaders are
-written to `processes.jsonl` before anything else happens, with their start time, so that the next cluster on
-the same folder ends what a `kill -9` of this one left, and never a stranger who got the same pid.
+carries its id in the environment, so that a child in a session of its own does not escape); the id is written to
+`processes.jsonl` before the container's first process runs, and that one's pid with its start time right after (a
+program may overwrite its environment), so that the next cluster on the same folder ends what a `kill -9` of this one
+left, and never a stranger who got the same pid; a process that was ended here is gone, not only told to go.
 """
 
 from __future__ import annotations
@@ -12,13 +13,16 @@ import asyncio
 import contextlib
 import json
 import os
+import select
 import signal
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 MARK: Final = "SLUICE_CONTAINER_ID"  # environment variable that every process of a container inherits
+GONE_S: Final = 5.0  # SIGKILL takes milliseconds, but for a process that waits for a device
 _PROC: Final = Path("/proc")
 _BOOT: Final = _PROC / "sys/kernel/random/boot_id"
 
@@ -73,6 +77,25 @@ def send(pid: int, number: signal.Signals, *, group: bool = False) -> None:
         (os.killpg if group else os.kill)(pid, number)
 
 
+def end(pids: Iterable[int]) -> int:
+    """SIGKILL to each; returns how many there were, once they are gone or GONE_S have passed. Blocks until then."""
+    waiting, descriptors, told = select.poll(), [], 0
+    for pid in pids:
+        with contextlib.suppress(OSError):  # gone already, or no descriptor is left to wait with
+            descriptors.append(os.pidfd_open(pid))
+            waiting.register(descriptors[-1], select.POLLIN)  # readable once the process has ended
+        send(pid, signal.SIGKILL)
+        told += 1
+    left, deadline = len(descriptors), time.monotonic() + GONE_S
+    while left and time.monotonic() < deadline:
+        for descriptor, _ in waiting.poll(max(1.0, (deadline - time.monotonic()) * 1000)):
+            waiting.unregister(descriptor)
+            left -= 1
+    for descriptor in descriptors:
+        os.close(descriptor)
+    return told
+
+
 class Processes:
     """All processes of this cluster. `state` is its folder; one live cluster per folder (the caller locks)."""
 
@@ -83,12 +106,12 @@ class Processes:
     def clean_up(self) -> int:
         """Ends what an earlier cluster on this folder left; returns how many processes that were."""
         leaders, containers = self._read_ledger()
-        ended = 0
-        for one in all_stats():
-            ours = leaders.get(one.pid) == one.started or not containers.isdisjoint(_marks(one.pid))
-            if ours and not one.zombie:
-                send(one.pid, signal.SIGKILL)
-                ended += 1
+        ended = end(
+            one.pid
+            for one in all_stats()
+            if not one.zombie
+            and (leaders.get(one.pid) == one.started or not containers.isdisjoint(_marks(one.pid)))
+        )
         self._ledger.write_text("")
         return ended
 
@@ -101,14 +124,15 @@ class Processes:
             with contextlib.suppress(ValueError, KeyError):  # the line that a crash cut short
                 entry = json.loads(line)
                 if entry["boot"] == self._boot:
-                    leaders[entry["pid"]] = entry["started"]
                     containers.add(entry["container"])
+                    leaders[entry["pid"]] = entry["started"]  # KeyError: the line from before it ran
         return leaders, containers
 
     async def spawn(
         self, argv: list[str], *, env: Mapping[str, str], cwd: Path, container: str, output: int, nice: int
     ) -> asyncio.subprocess.Process:
-        """Starts a session of its own. `output`: descriptor for stdout and stderr. OSError: cannot be run."""
+        """Starts a session of its own. `output`: descriptor for stdout and stderr. OSError: nothing runs."""
+        self._write(container=container)
         process = await asyncio.create_subprocess_exec(
             *argv,
             env={**env, MARK: container},
@@ -119,22 +143,32 @@ class Processes:
             start_new_session=True,
         )
         stat = read_stat(process.pid)
-        entry = {"pid": process.pid, "started": stat.started if stat else 0, "boot": self._boot}
-        with self._ledger.open("a") as ledger:
-            ledger.write(json.dumps({**entry, "container": container}) + "\n")
+        try:
+            self._write(container=container, pid=process.pid, started=stat.started if stat else 0)
+        except OSError:
+            send(process.pid, signal.SIGKILL, group=True)
+            raise
         if nice:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 own = os.getpriority(os.PRIO_PROCESS, 0)
                 os.setpriority(os.PRIO_PGRP, process.pid, min(19, own + nice))
         return process
 
-    def sweep(self, leader: int, container: str) -> None:
-        """Kills whatever a container whose leader is gone left running."""
-        for one in all_stats():
-            if one.zombie or one.pid == os.getpid():
-                continue
-            if leader in (one.group, one.session) or container in _marks(one.pid):
-                send(one.pid, signal.SIGKILL)
+    def _write(self, **entry: str | int) -> None:
+        with self._ledger.open("a") as ledger:
+            ledger.write(json.dumps({**entry, "boot": self._boot}) + "\n")
+
+    async def sweep(self, leader: int, container: str) -> None:
+        """Ends whatever a container whose leader is gone left running; returns when it is gone."""
+        left = [
+            one.pid
+            for one in all_stats()
+            if not one.zombie
+            and one.pid != os.getpid()
+            and (leader in (one.group, one.session) or container in _marks(one.pid))
+        ]
+        if left:
+            await asyncio.to_thread(end, left)
 
 
 def tree_rss_bytes(leaders: Mapping[str, int]) -> dict[str, int]:

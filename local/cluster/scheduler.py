@@ -1,6 +1,11 @@
-"""Binds pods to nodes, in order of age, when something has changed that could let one fit."""
+"""Binds pods to nodes, in order of age, when something has changed that could let one fit.
+
+Invariant: what is wrong with one pod is told of that pod and keeps no other one waiting.
+"""
 
 from __future__ import annotations
+
+import logging
 
 from local.cluster import placing
 from local.cluster.controller import Controller
@@ -17,6 +22,8 @@ from local.cluster.objects import (
 from local.cluster.recorder import Recorder
 from local.cluster.resources import NODES, PODS
 from local.cluster.store import Change, Store
+
+_log = logging.getLogger(__name__)
 
 
 class Scheduler(Controller):
@@ -42,7 +49,7 @@ class Scheduler(Controller):
             self._place(pod)
 
     def _place(self, pod: Object) -> None:
-        node, why = placing.choose(pod, self.store.list(NODES), self.store.list(PODS), self._blocked)
+        node, why = self._choose(pod)
         if node is None:
             self._refuse(pod, why)
         else:
@@ -51,6 +58,13 @@ class Scheduler(Controller):
             self._recorder.record(
                 stored, "default-scheduler", "Normal", "Scheduled", f"Successfully assigned {name} to {node}"
             )
+
+    def _choose(self, pod: Object) -> tuple[str | None, str]:
+        try:
+            return placing.choose(pod, self.store.list(NODES), self.store.list(PODS), self._blocked)
+        except Exception as error:  # nothing that we know of passes admission; the next pod must not wait
+            _log.exception("pod %s", "/".join(key_of(pod)))
+            return None, f"the pod cannot be judged: {type(error).__name__}: {error}"
 
     def _refuse(self, pod: Object, why: str) -> None:
         known = condition(pod, "PodScheduled")

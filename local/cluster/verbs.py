@@ -95,12 +95,17 @@ class Verbs:
         self._prepare(resource, obj)
         if dry:
             return obj, warnings
-        if resource is not SERVICES:
-            return self._store.create(resource, obj), warnings
-        self._cluster.forwarder.allocate(obj)
-        made = self._store.create(resource, obj)
-        await self._cluster.forwarder.open(made)
+        made = self._store.create(resource, obj) if resource is not SERVICES else await self._service(obj)
         return made, warnings
+
+    async def _service(self, obj: Object) -> Object:
+        """It listens before anybody sees it: what cannot be opened leaves no object behind."""
+        await self._cluster.forwarder.open(obj)
+        try:
+            return self._store.create(SERVICES, obj)
+        except ApiError:
+            self._cluster.forwarder.close(obj)
+            raise
 
     def _prepare(self, resource: Resource, obj: Object) -> None:
         """What only the server may say about a new object."""
@@ -194,9 +199,11 @@ class Verbs:
 
     def delete(self, target: Target, options: Object, query: Query) -> Object:
         _no_dry_run(query)
+        _known_options(options)
         policy = options.get("propagationPolicy") or query.get("propagationPolicy") or "Background"
-        if policy == "Orphan" or options.get("orphanDependents"):
-            raise errors.not_implemented("propagationPolicy Orphan")
+        policy = "Orphan" if options.get("orphanDependents") else policy  # its older name
+        if policy not in {"Background", "Foreground"}:
+            raise errors.not_implemented(f"propagationPolicy {policy}")
         grace = options.get("gracePeriodSeconds")
         if grace is None and "gracePeriodSeconds" in query:
             grace = int(query["gracePeriodSeconds"])
@@ -216,8 +223,6 @@ class Verbs:
         if resource is NAMESPACES and obj["metadata"]["name"] in {"default", "kube-system"}:
             raise ApiError(403, "Forbidden", f"namespace {obj['metadata']['name']} may not be deleted")
         left = garbage.delete(self._store, resource, obj, grace)
-        if resource is SERVICES:
-            self._cluster.forwarder.close(obj)
         if resource in (PODS, NAMESPACES):
             return left
         meta = obj["metadata"]
@@ -269,6 +274,14 @@ def _dry_run(query: Query) -> bool:
 def _no_dry_run(query: Query) -> None:
     if _dry_run(query):
         raise errors.not_implemented("dryRun of this verb (of create it is)")
+
+
+def _known_options(options: Object) -> None:
+    """Of a deletion, in its body. Raises 501 for one that is not honoured, a dry run among them."""
+    known = {"gracePeriodSeconds", "propagationPolicy", "orphanDependents", "preconditions"}
+    for name, value in options.items():
+        if value and name not in {"kind", "apiVersion", *known}:
+            raise errors.not_implemented(f"the deletion's option {name} = {value!r}")
 
 
 def _preconditions(resource: Resource, obj: Object, wanted: Object) -> None:

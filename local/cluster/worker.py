@@ -70,6 +70,9 @@ class Worker:
         try:
             await self._mount_volumes()
             await self._run_containers()
+        except Exception as error:  # a fault of ours: whoever waits for this pod must hear of it
+            for one in self.containers:
+                one.give_up(error)
         finally:
             if timer is not None:
                 timer.cancel()

@@ -5,17 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import signal
 import sys
 import threading
 import time
 from pathlib import Path
-from types import FrameType
+from typing import NoReturn
 
 from rich.console import Console
 
 from local.demo import report
 from local.demo.scenario import FAULTS, Options, Scenario
+from local.stack.processes import end_on_signals
 from local.stack.programs import REPO
 from local.stack.stack import Stack
 from sluice.errors import FatalError, SluiceError
@@ -55,10 +55,6 @@ def faults(text: str) -> tuple[str, ...]:
     return names
 
 
-def interrupt(signum: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
 def play(args: argparse.Namespace, console: Console) -> int:
     """The whole demo on a fresh state folder; the exit code: 0 if every line that was run holds."""
     began = time.monotonic()
@@ -74,14 +70,14 @@ def play(args: argparse.Namespace, console: Console) -> int:
         scenario = Scenario(stack, options, console, args.root)
         scenario.make_checkpoint()
         stack.await_dag("promote__minilm")
-        if args.review:
-            console.print(f"  reviews wait for you at {stack.airflow.url}/required_actions (admin / admin)")
-        else:
-            console.print(
-                "  reviews are answered by the demo through Airflow's API; --review leaves them to you"
-            )
-        played = [scenario.first(), scenario.good(), *(scenario.bad(fault) for fault in options.faults)]
-        scenario.stop_load()
+        say_who_reviews(stack, args, console)
+        try:
+            played = scenario.play()
+        except SluiceError as error:
+            if args.exit:
+                raise
+            say_error(error, console)
+            stay_up(console)
         found = report.make(scenario, played, seconds=time.monotonic() - began)
         (args.root / "report.json").write_text(json.dumps(found, indent=2))
         report.show(found, console)
@@ -89,16 +85,33 @@ def play(args: argparse.Namespace, console: Console) -> int:
             f"  report      {args.root / 'report.json'}   ({found['seconds']:.0f} s)", soft_wrap=True
         )
         if not args.exit:
-            console.print("  everything stays up; Ctrl-C ends it. Airflow: admin / admin")
             scenario.start_load()
-            threading.Event().wait()
+            stay_up(console)
     return 0 if all(line["holds"] is not False for line in found["acceptance"]) else 1
+
+
+def say_who_reviews(stack: Stack, args: argparse.Namespace, console: Console) -> None:
+    if args.review:
+        line = f"reviews wait for you at {stack.airflow.url}/required_actions (admin / admin)"
+    else:
+        line = "reviews are answered by the demo through Airflow's API; --review leaves them to you"
+    console.print(f"  {line}", soft_wrap=True, highlight=False)
+
+
+def say_error(error: SluiceError, console: Console) -> None:
+    console.print(f"error: {error}", style="red", soft_wrap=True, highlight=False)
+
+
+def stay_up(console: Console) -> NoReturn:
+    """Wait to be looked at, until a signal ends it."""
+    console.print("  everything stays up; Ctrl-C ends it. Airflow: admin / admin")
+    while True:
+        threading.Event().wait()
 
 
 def main() -> int:
     args = parse()
-    for sig in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(sig, interrupt)
+    end_on_signals()
     console = Console() if sys.stdout.isatty() else Console(width=LOG_WIDTH)
     try:
         clear(args.root)
@@ -107,7 +120,7 @@ def main() -> int:
         console.print("ended; nothing is left running")
         return 130
     except SluiceError as error:
-        console.print(f"error: {error}", style="red", soft_wrap=True, highlight=False)
+        say_error(error, console)
         return 1
 
 

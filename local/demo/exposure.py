@@ -109,20 +109,20 @@ def changed_sides(rows: Iterable[Sent], *, candidate: str, since_s: float, until
 
 
 def exposure(
-    rollout: Mapping[str, Any], rows: Sequence[Sent], *, shares: Mapping[str, float]
+    rollout: Mapping[str, Any], rows: Sequence[Sent], *, shares: Mapping[str, float], watched_until_s: float
 ) -> dict[str, Any]:
-    """Everything the report says of one rollout's traffic. Empty stages stay visible as None, never as zero."""
+    """Everything the report says of one rollout's traffic. Empty stages stay visible as None, never as zero.
+
+    watched_until_s: a client's failure counts until then, seconds since the epoch. It lies after the rollout's end,
+    because the pods of the version that lost its traffic are taken away only then.
+    """
     candidate = str((rollout.get("candidate") or {}).get("version") or "")
     end_s = verdict_time(rollout)
     stages = windows(rollout, until_s=end_s)
     if not stages:
         return {"stages": [], "requests": 0}
     since_s = stages[0].decided_at_s
-    during = [
-        row
-        for row in rows
-        if since_s <= row.sent_at_s <= seconds(rollout["ended_at"] or rollout["started_at"])
-    ]
+    during = [row for row in rows if since_s <= row.sent_at_s <= watched_until_s]
     mine = [row for row in rows if row.version == candidate]
     # A promoted version goes on as stable, where it is nobody's candidate; one that was turned back must be silent.
     last_s = end_s if rollout["state"] == "promoted" else math.inf
@@ -160,11 +160,15 @@ def verdict_time(rollout: Mapping[str, Any]) -> float:
 
 
 def last_request_ms(rollout: Mapping[str, Any], mine: Sequence[Sent], verdict_s: float) -> float | None:
-    """Milliseconds from the recorded verdict to the last request that the candidate got; 0 when none came after.
+    """Milliseconds from the recorded verdict to the last request that the candidate can have got, from both sides.
 
-    An upper bound: the gateway gave a request to its version no later than the answer's end less the time that the
-    version had it. Verdict, gateway and client read one machine's clock.
+    Each bounds it from above, and the later one counts. The client: the gateway gave a request to its version no
+    later than the answer's end less the time that the version had it. The controller: when the last gateway had
+    acknowledged that it routes nothing to the candidate; None while that is not recorded, or nobody asked the
+    candidate. Verdict, gateway, controller and client read one machine's clock.
     """
-    if rollout["state"] != "turned_back" or not mine:
+    zero = rollout.get("zero_acked_at")
+    if rollout["state"] != "turned_back" or not mine or zero is None:
         return None
-    return round(max(0.0, (max(row.routed_by_s for row in mine) - verdict_s) * 1000), 2)
+    last_s = max(seconds(zero), *(row.routed_by_s for row in mine))
+    return round(max(0.0, (last_s - verdict_s) * 1000), 2)

@@ -29,7 +29,8 @@ class Seen:
     rollout: dict[str, Any] | None = None
     evidence: dict[str, Any] | None = None
     forecasts: dict[int, float] = field(default_factory=dict)  # stage index -> first forecast in seconds
-    reviews_answered: list[str] = field(default_factory=list)
+    reviews_open: list[str] = field(default_factory=list)  # task ids that wait for an answer
+    reviews_answered: list[str] = field(default_factory=list)  # by us
 
     @property
     def running_task(self) -> str:
@@ -49,7 +50,8 @@ class Seen:
 class Follower:
     """Polls one run. `show(seen)` after each look; hooks run once, when their stage is open.
 
-    review_choice: what every review is answered, "Approve" or "Reject"; None leaves them to a person.
+    review_choice: what every review is answered, "Approve" or "Reject"; None leaves them to a person. `say` hears of
+    each review where it waits for one, or what we answered, settle_s after we found it.
     """
 
     def __init__(
@@ -60,18 +62,23 @@ class Follower:
         *,
         show: Callable[[Seen], None],
         review_choice: str | None,
-        at_stage: dict[float, Callable[[], None]] | None = None,
+        at_stage: dict[float, Callable[[Seen], None]] | None = None,
+        say: Callable[[str], None] = lambda line: None,
+        settle_s: float = REVIEW_SETTLE_S,
     ) -> None:
         self._stack, self._dag, self._show, self._choice = stack, dag_id, show, review_choice
+        self._say, self._settle_s = say, settle_s
         self._seen = Seen(run_id=run_id)
         self._at_stage = dict(at_stage or {})
         self._review_since: dict[str, float] = {}
 
     def to_end(self, *, timeout_s: float) -> Seen:
-        """Poll until the run has ended. Raises RetryableError after `timeout_s`."""
+        """Poll until the run has ended. Raises RetryableError after `timeout_s`; a person's time does not count."""
         deadline = time.monotonic() + timeout_s
         turn = 0
         while self._seen.state not in ENDED:
+            if self._choice is None and self._seen.reviews_open:
+                deadline = time.monotonic() + timeout_s
             if time.monotonic() > deadline:
                 raise RetryableError(
                     f"{self._dag} {self._seen.run_id} did not end in {timeout_s:.0f} s; it is at "
@@ -126,20 +133,24 @@ class Follower:
         try:
             seen.state = airflow.run(self._dag, seen.run_id)["state"]
             seen.tasks = airflow.tasks(self._dag, seen.run_id)
-            if self._choice is not None:
-                self._answer_reviews(self._choice)
+            self._look_at_reviews()
         except (SluiceError, requests.RequestException):
             return
 
-    def _answer_reviews(self, choice: str) -> None:
-        for task in self._stack.airflow.open_reviews(self._dag, self._seen.run_id):
-            since = self._review_since.setdefault(task, time.monotonic())
-            if time.monotonic() - since >= REVIEW_SETTLE_S:
-                self._stack.airflow.answer_review(self._dag, self._seen.run_id, task, choice)
-                self._seen.reviews_answered.append(task)
-                self._review_since.pop(task)
+    def _look_at_reviews(self) -> None:
+        airflow, seen = self._stack.airflow, self._seen
+        seen.reviews_open = airflow.open_reviews(self._dag, seen.run_id)
+        for task in seen.reviews_open:
+            if task not in self._review_since:
+                self._review_since[task] = time.monotonic()
+                if self._choice is None:
+                    self._say(f"{task} waits for you at {airflow.url}/required_actions (admin / admin)")
+            if self._choice is not None and time.monotonic() - self._review_since[task] >= self._settle_s:
+                airflow.answer_review(self._dag, seen.run_id, task, self._choice)
+                seen.reviews_answered.append(task)
+                self._say(f"{task}: the demo answered {self._choice} through Airflow's API")
 
     def _run_hooks(self) -> None:
         rollout = self._seen.rollout
         if rollout and rollout["state"] == "running" and rollout["percent"] in self._at_stage:
-            self._at_stage.pop(rollout["percent"])()
+            self._at_stage.pop(rollout["percent"])(self._seen)

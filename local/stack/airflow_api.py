@@ -75,11 +75,13 @@ class AirflowApi:
         path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{attempt}?map_index={map_index}"
         return str(self.call("GET", path, headers={"Accept": "application/json"}))
 
-    def set_task_state(self, dag_id: str, run_id: str, task_id: str, state: str) -> None:
-        """What the page's "mark success / failed" button does."""
-        self.call(
-            "PATCH", f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}", json={"new_state": state}
-        )
+    def set_task_state(
+        self, dag_id: str, run_id: str, task_id: str, state: str, *, map_index: int | None = None
+    ) -> None:
+        """What the page's "mark success / failed" button does; map_index: of one mapped task, None: all of them."""
+        index = "" if map_index is None else f"/{map_index}"
+        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}{index}"
+        self.call("PATCH", path, json={"new_state": state})
 
     def set_run_state(self, dag_id: str, run_id: str, state: str) -> None:
         self.call("PATCH", f"/dags/{dag_id}/dagRuns/{run_id}", json={"state": state})
@@ -90,9 +92,14 @@ class AirflowApi:
 
     def open_reviews(self, dag_id: str, run_id: str) -> list[str]:
         """Task ids of the reviews of this run that wait for a person."""
-        path = f"/dags/{dag_id}/dagRuns/{run_id}/hitlDetails?response_received=false"
-        rows = self.call("GET", path)["hitl_details"]
-        return [str(row["task_instance"]["task_id"]) for row in rows]
+        waiting = [row for row in self.reviews(dag_id, run_id) if not row["response_received"]]
+        tasks = [row["task_instance"] for row in waiting]  # one that was marked is over, and not answered
+        return [str(task["task_id"]) for task in tasks if task["state"] == "awaiting_input"]
+
+    def reviews(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
+        """Every review that this run has asked for, answered or not, as Airflow records it."""
+        rows = self.call("GET", f"/dags/{dag_id}/dagRuns/{run_id}/hitlDetails")["hitl_details"]
+        return [dict(row) for row in rows]
 
     def answer_review(self, dag_id: str, run_id: str, task_id: str, choice: str) -> None:
         path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/-1/hitlDetails"

@@ -3,6 +3,8 @@
 `airflow standalone` and `mlflow server` leave children behind on SIGTERM, and nobody can catch SIGKILL. So every
 program gets its own session, its group is written down before anything else, and a small reaper process, tied to us
 by a pipe, kills every group in the list when the pipe closes: on a normal end, on Ctrl-C, and on `kill -9` of us.
+
+Invariant: a program is on the list or was never started, and none starts once `close` was called, whoever asks.
 """
 
 from __future__ import annotations
@@ -14,22 +16,37 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 
 import psutil
 
-from sluice.errors import RetryableError
+from sluice.errors import FatalError, RetryableError
 
 TERM_GRACE_S = 5.0
 
 
-def free_port(host: str = "127.0.0.1") -> int:
-    """A TCP port that is free on `host` at this moment."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+def free_ports(count: int, host: str = "127.0.0.1") -> tuple[int, ...]:
+    """TCP ports that are free on `host` at this moment, no two the same: each is held until all are drawn."""
+    with contextlib.ExitStack() as held:
+        probes = [held.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind((host, 0))
+        return tuple(int(probe.getsockname()[1]) for probe in probes)
+
+
+def end_on_signals() -> None:
+    """Ctrl-C, SIGTERM and SIGHUP end this program at once, through every `with` that it is in."""
+    for sig in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(sig, _interrupt)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +68,9 @@ class Processes:
         self._list = folder / "groups.json"
         kill_listed(self._list)
         self._running: dict[str, tuple[Program, subprocess.Popen[bytes]]] = {}
+        self._lock, self._closed = threading.Lock(), False
+        # A signal interrupts the main thread alone: what is started beside it is always written down.
+        self._starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="starter")
         self._reaper = subprocess.Popen(
             [sys.executable, "-m", "local.stack.processes", str(self._list)],
             stdin=subprocess.PIPE,
@@ -58,10 +78,17 @@ class Processes:
         )
 
     def start(self, program: Program) -> subprocess.Popen[bytes]:
-        """Start `program`; a program of that name that runs already is ended first."""
+        """Start `program`; a program of that name that runs already is ended first. FatalError after `close`."""
         self.kill(program.name)
+        return self._starter.submit(self._start, program).result()
+
+    def _start(self, program: Program) -> subprocess.Popen[bytes]:
         program.log.parent.mkdir(parents=True, exist_ok=True)
-        with program.log.open("ab") as log:
+        with self._lock, program.log.open("ab") as log:
+            if self._closed:
+                raise FatalError(
+                    f"{program.name} was not started: everything has been ended", next_step="start it anew"
+                )
             process = subprocess.Popen(
                 list(program.argv),
                 env={**os.environ, **program.env},
@@ -71,8 +98,8 @@ class Processes:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self._running[program.name] = (program, process)
-        self._write()
+            self._running[program.name] = (program, process)
+            self._write()
         return process
 
     def restart(self, name: str) -> None:
@@ -100,7 +127,9 @@ class Processes:
                 known[1].wait(timeout=1)
 
     def close(self) -> None:
-        """End everything, newest first, then the reaper. Idempotent."""
+        """End everything, newest first, then the reaper; nothing can be started afterwards. Idempotent."""
+        with self._lock:
+            self._closed = True
         for _, process in self._running.values():
             signal_group(process.pid, signal.SIGTERM)
         for name in reversed(list(self._running)):

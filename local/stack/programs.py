@@ -6,21 +6,24 @@ import json
 import secrets
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
-from local.stack.processes import Program, free_port
+from artifacts.tree import file_digest
+from local.stack.processes import Program, free_ports
 from sluice.cpu import cpu_arch, parse_cpuinfo
+from sluice.digest import sha256_json
 from sluice.errors import FatalError
 
 REPO = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 HOST = "127.0.0.1"
+POD_CODE = ("sluice", "artifacts", "build_images", "calibration", "serving/runtime")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """Where everything is: one folder of state, one port per part, the token of the controller."""
+    """Where everything is: one folder of state, one port per part, the token of the controller, the images' tag."""
 
     root: Path
     dags: Path
@@ -32,23 +35,16 @@ class Layout:
     controller: int
     xds: int
     cluster: int
+    worker_logs: int
+    trigger_logs: int
     token: str
+    image_tag: str
 
     @classmethod
     def make(cls, root: Path, dags: Path) -> Layout:
-        names = (
-            "airflow",
-            "mlflow",
-            "prometheus",
-            "gateway",
-            "gateway_admin",
-            "controller",
-            "xds",
-            "cluster",
-        )
-        return cls(
-            root=root, dags=dags, token=secrets.token_urlsafe(24), **{name: free_port() for name in names}
-        )
+        parts = [field.name for field in fields(cls) if field.type == "int"]
+        ports = dict(zip(parts, free_ports(len(parts)), strict=True))
+        return cls(root=root, dags=dags, token=secrets.token_urlsafe(24), image_tag=image_tag(REPO), **ports)
 
     def url(self, part: str) -> str:
         return f"http://{HOST}:{getattr(self, part)}"
@@ -86,7 +82,9 @@ def cluster(layout: Layout) -> Program:
     folder.mkdir(parents=True, exist_ok=True)
     images = folder / "images.json"
     image = {"path": [str(BIN)], "cwd": str(REPO), "env": {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}}
-    images.write_text(json.dumps({"sluice/*": image}))
+    images.write_text(
+        json.dumps({f"sluice/*:{layout.image_tag}": image})
+    )  # the tree is this one build, no other
     flags = ("--state", str(folder), "--images", str(images), "--kubeconfig", str(layout.kubeconfig))
     return python(layout, "cluster", "local.cluster", "--port", str(layout.cluster), *flags)
 
@@ -189,8 +187,13 @@ def airflow_env(layout: Layout, home: Path) -> dict[str, str]:
         "SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "15",
         "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "60",
         "TRIGGERER__JOB_HEARTBEAT_SEC": "2",
-        "USAGE_DATA_COLLECTION__ENABLED": "False",
+        # A supervisor may notice only at its next heartbeat (5 s by default) that its task was skipped, failed or
+        # marked. Failed heartbeats are borne for as long as by default.
+        "WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
+        "WORKERS__MAX_FAILED_HEARTBEATS": "15",
         "LOGGING__LOGGING_LEVEL": "INFO",
+        "LOGGING__WORKER_LOG_SERVER_PORT": layout.worker_logs,
+        "LOGGING__TRIGGER_LOG_SERVER_PORT": layout.trigger_logs,
     }
     named = {f"AIRFLOW__{name}": str(value) for name, value in options.items()}
     extras = {"AIRFLOW_HOME": str(home), "PATH": path_with_venv(), "PYTHONPATH": str(REPO)}
@@ -210,8 +213,20 @@ def sluice_env(layout: Layout) -> dict[str, str]:
         "SLUICE_STORE_VOLUME": json.dumps({"hostPath": {"path": str(layout.store)}}),
         "SLUICE_NAMESPACE": "default",
         "SLUICE_CHECKPOINTS": str(layout.checkpoints),
+        "SLUICE_IMAGE_TAG": layout.image_tag,
         "SLUICE_CPU_ARCH": cpu_arch(parse_cpuinfo(Path("/proc/cpuinfo").read_text())),
     }
+
+
+def image_tag(repo: Path) -> str:
+    """`dev-<digest>` of the code that runs in pods and of the packages it runs on: other code is another image.
+
+    The working tree stands for every image; under one fixed tag, the store would answer for code that has changed.
+    """
+    code = (path for folder in POD_CODE for path in (repo / folder).rglob("*.py") if path.is_file())
+    files = sorted([repo / "requirements.txt", *code])
+    digests = {str(path.relative_to(repo)): file_digest(path).sha256 for path in files}
+    return f"dev-{sha256_json(digests)[:16]}"
 
 
 def path_with_venv() -> str:

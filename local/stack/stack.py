@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from sluice.errors import RetryableError, SluiceError
 
 READY_POLL_S = 0.25
 READY_TIMEOUT_S = 180
+LOOPBACK = ("127.0.0.1", "localhost")
 Say = Callable[[str], None]
 
 
@@ -25,6 +27,7 @@ class Stack:
 
     def __init__(self, root: Path, *, dags: Path | None = None, say: Say = print) -> None:
         root.mkdir(parents=True, exist_ok=True)
+        reach_loopback_directly()
         self.processes = Processes(root / "run")  # first: it ends what a killed stack left behind
         self.layout = Layout.make(root.resolve(), (dags or REPO / "dags").resolve())
         self.airflow = AirflowApi(self.layout.url("airflow"))
@@ -108,6 +111,14 @@ class Stack:
             time.sleep(READY_POLL_S)
         where = self.layout.url(part)
         self._say(f"  {part:<11} ready after {time.monotonic() - began:5.1f} s   {where}")
+
+
+def reach_loopback_directly() -> None:
+    """No proxy between the parts, for us and for every child; what the person excluded stays excluded."""
+    known = ",".join(os.environ.get(name, "") for name in ("NO_PROXY", "no_proxy"))
+    hosts = dict.fromkeys([*(host.strip() for host in known.split(",") if host.strip()), *LOOPBACK])
+    # An asterisk means every host, and only when it stands alone.
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = "*" if "*" in hosts else ",".join(hosts)
 
 
 def answers(url: str) -> bool:

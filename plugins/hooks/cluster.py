@@ -2,7 +2,8 @@
 
 Problem: a retry must not undo what the controller scaled meanwhile, and a pod that can never start must not be
 waited for until a time limit. Invariants: `apply` is idempotent and sets the number of replicas only when it creates;
-`await_ready` ends early, with the pod's own words, on what waiting cannot mend; deleting what is gone is fine.
+`await_ready` ends early, with the pod's own words, on what waiting cannot mend (an image that a registry does not give
+counts as such only after a while: its next answer may be another); deleting what is gone is fine.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from plugins.settings import KUBERNETES_CONN_ID, Addresses
-from plugins.workloads import SERVICE_LABEL, Workload, deployment, service
+from plugins.workloads import SERVICE_LABEL, VERSION_LABEL, Workload, deployment, service
 from sluice.errors import FatalError, RetryableError
 
 DELETE_AFTER: Final = "sluice.dev/delete-after"  # annotation: when a turned-back version's pods may go
-HOPELESS: Final = frozenset(
-    {"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "CreateContainerConfigError"}
-)
+HOPELESS: Final = frozenset({"InvalidImageName", "CreateContainerConfigError"})
+NO_IMAGE: Final = frozenset({"ErrImagePull", "ImagePullBackOff"})
+IMAGE_PATIENCE_S: Final = 60.0  # Kubernetes tries about three times in it
 MANY_RESTARTS: Final = 4
 POLL_S: Final = 1.0
 
@@ -78,13 +79,18 @@ class Cluster:
         return "updated"
 
     def await_ready(
-        self, workloads: Sequence[Workload], *, timeout_s: float, say: Callable[[str], None]
+        self,
+        workloads: Sequence[Workload],
+        *,
+        timeout_s: float,
+        say: Callable[[str], None],
+        image_patience_s: float = IMAGE_PATIENCE_S,
     ) -> None:
         """Wait until every Deployment has all its replicas ready, with a line at each change."""
-        deadline, said = time.monotonic() + timeout_s, ""
+        deadline, said, images = time.monotonic() + timeout_s, "", MissingImages(image_patience_s)
         while True:
             states = {workload.name: self._replicas(workload) for workload in workloads}
-            obstacles = [obstacle for workload in workloads for obstacle in self._obstacles(workload)]
+            obstacles = [obstacle for workload in workloads for obstacle in self._obstacles(workload, images)]
             line = ", ".join(f"{name}: {ready}/{wanted} ready" for name, (ready, wanted) in states.items())
             line += f" ({'; '.join(obstacles)})" if obstacles else ""
             if line != said:
@@ -108,7 +114,7 @@ class Cluster:
         fresh = found.metadata.generation is None or seen >= found.metadata.generation
         return ((found.status.ready_replicas or 0) if fresh else 0, found.spec.replicas or 0)
 
-    def _obstacles(self, workload: Workload) -> list[str]:
+    def _obstacles(self, workload: Workload, images: MissingImages) -> list[str]:
         """Why pods do not start yet, each reason once. FatalError, with the container's words, if they never will."""
         selector = ",".join(f"{name}={value}" for name, value in workload.selector.items())
         found: list[str] = []
@@ -116,7 +122,9 @@ class Cluster:
             for status in pod.status.container_statuses or ():
                 waiting = status.state.waiting if status.state else None
                 reason = waiting.reason if waiting else None
-                if reason in HOPELESS or status.restart_count >= MANY_RESTARTS:
+                container = f"{pod.metadata.name}/{status.name}"
+                missing = images.given_up(container, reason, now_s=time.monotonic())
+                if missing or reason in HOPELESS or status.restart_count >= MANY_RESTARTS:
                     raise FatalError(
                         f"pod {pod.metadata.name}: {reason or 'restarts'} ({_last_words(status)})",
                         f"kubectl -n {self._namespace} logs {pod.metadata.name} --previous",
@@ -126,6 +134,17 @@ class Cluster:
                 if condition.type == "PodScheduled" and condition.status == "False":
                     found.append(condition.message or condition.reason or "not scheduled")
         return list(dict.fromkeys(found))
+
+    def of_version(self, service_name: str, version: str) -> list[str]:
+        """The names of a version's Deployments, by their labels: ready or not, told to the controller or not."""
+        found = self._list(f"{SERVICE_LABEL}={service_name},{VERSION_LABEL}={version}")
+        return [item.metadata.name for item in found]
+
+    def _list(self, selector: str) -> list[Any]:
+        try:
+            return self._apps.list_namespaced_deployment(self._namespace, label_selector=selector).items
+        except self._absent as error:
+            raise kubernetes_error(error, f"Deployments of {selector}") from error
 
     def delete(self, name: str) -> None:
         """Delete the Deployment and the Service of this name; absent is fine."""
@@ -150,15 +169,31 @@ class Cluster:
     def sweep(self, service_name: str, *, now: datetime) -> list[str]:
         """Delete what an earlier run kept to be looked at and whose time is over. Returns the names."""
         gone = []
-        found = self._apps.list_namespaced_deployment(
-            self._namespace, label_selector=f"{SERVICE_LABEL}={service_name}"
-        )
-        for item in found.items:
+        for item in self._list(f"{SERVICE_LABEL}={service_name}"):
             stamp = (item.metadata.annotations or {}).get(DELETE_AFTER)
             if stamp and datetime.fromisoformat(stamp) <= now:
                 self.delete(item.metadata.name)
                 gone.append(item.metadata.name)
         return gone
+
+
+class MissingImages:
+    """Since when each container has waited for an image that the registry does not give.
+
+    Between two tries a container may show as merely creating; only one that started has got its image.
+    """
+
+    def __init__(self, patience_s: float) -> None:
+        self._patience_s = patience_s
+        self._since_s: dict[str, float] = {}
+
+    def given_up(self, container: str, reason: str | None, *, now_s: float) -> bool:
+        """Note why `container` waits (None: it does not); True once its image was missing for the whole patience."""
+        if reason in NO_IMAGE:
+            return now_s - self._since_s.setdefault(container, now_s) >= self._patience_s
+        if reason != "ContainerCreating":
+            self._since_s.pop(container, None)
+        return False
 
 
 def kubernetes_error(error: Any, what: str) -> Exception:

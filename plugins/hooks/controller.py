@@ -54,6 +54,11 @@ class ActiveRolloutError(ControllerConflictError):
     """Another rollout of this service is running: `running` is that Rollout, or its id."""
 
     @property
+    def same_release(self) -> bool:
+        """Whether it rolls out the very release that was asked for."""
+        return self.answer.get("same_release") is True
+
+    @property
     def running(self) -> dict[str, Any]:
         running = self.answer.get("running") or {}
         return dict(running) if isinstance(running, Mapping) else {"id": running}
@@ -142,6 +147,14 @@ class ControllerClient:
 
     def resume(self, rollout: str, *, epoch: int, reason: str, by: str) -> dict[str, Any]:
         return self._call("POST", _path(rollout, "resume"), {"epoch": epoch, "reason": reason, "by": by})
+
+    def lift(self, rollout: str, *, epoch: int, held_by: str, reason: str, by: str) -> bool:
+        """Resume, if the rollout is held by exactly `held_by`, read right before. Whether it was."""
+        held = self.rollout(rollout).get("held") or {}
+        if held.get("by") != held_by:
+            return False
+        self.resume(rollout, epoch=epoch, reason=reason, by=by)
+        return True
 
     def renew_lease(self, rollout: str, *, epoch: int) -> dict[str, Any]:
         return self._call("POST", _path(rollout, "lease"), {"epoch": epoch})

@@ -22,7 +22,7 @@ from plugins.hooks.controller import (
     NoFreshPassError,
 )
 from plugins.operators.base import SluiceOperator
-from plugins.runs import RunFacts, actor, facts_of, release_of
+from plugins.runs import SETTLE, RunFacts, actor, facts_of, release_of
 from sluice.errors import FatalError, RetryableError
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 PATIENCE_S = 900.0  # for capacity, gateways and a pass that went stale; then the task's retries go on
 PAUSE_S = 2.0
 MAX_PAUSE_S = 30.0
-OUR_HOLD = "airflow:"  # `held.by` of a hold that a task of this DAG asked for
 
 
 class OpenStageOperator(SluiceOperator):
@@ -55,7 +54,7 @@ class OpenStageOperator(SluiceOperator):
         if self.percent in release_of(facts).spec.review.before:
             self.log.info("%s", reviews.require_approval(context, self.percent))
         client = ControllerHook(self.controller_conn_id).get_conn()
-        lift_our_hold(client, facts, by=actor(context))
+        lift_our_hold(client, facts, context)
         client.renew_lease(facts.rollout, epoch=facts.epoch)
         rollout = self._open(client, facts)
         opened = next(row for row in reversed(rollout["opened"]) if row["stage"] == self.stage)
@@ -89,8 +88,15 @@ class OpenStageOperator(SluiceOperator):
             time.sleep(min(pause, MAX_PAUSE_S))
 
 
-def lift_our_hold(client: ControllerClient, facts: RunFacts, *, by: str) -> None:
-    """Go on after a task of this DAG had put the rollout on hold, because it failed and was cleared since."""
-    held = client.rollout(facts.rollout).get("held")
-    if held and str(held.get("by", "")).startswith(OUR_HOLD):
-        client.resume(facts.rollout, epoch=facts.epoch, reason="the run goes on", by=by)
+def lift_our_hold(client: ControllerClient, facts: RunFacts, context: Context) -> None:
+    """Go on after `settle` had put the rollout on hold for a task of this run that failed and was cleared since.
+
+    No other hold: not a person's, and not a gate's, which says that the readings disagree.
+    """
+    client.lift(
+        facts.rollout,
+        epoch=facts.epoch,
+        held_by=actor(context, SETTLE),
+        reason="the run goes on",
+        by=actor(context),
+    )

@@ -20,6 +20,7 @@ from plugins.hooks.controller import (
     CONNECTION_ID,
     ActiveRolloutError,
     AlreadyStableError,
+    ControllerConflictError,
     ControllerHook,
     TurnedBackError,
 )
@@ -53,14 +54,14 @@ class ResolveOperator(BaseSensorOperator, SkipMixin):
             try:
                 return self._begin(context)
             except ActiveRolloutError as error:
+                if error.same_release:
+                    return self._nothing_new(context, error)
                 if self.spec.on_active != "wait":
                     raise
                 self.log.info("waiting for rollout %s: %s", error.running.get("rollout"), error.message)
                 return False
             except (AlreadyStableError, TurnedBackError) as error:
-                if not _scheduled(context):
-                    raise
-                return self._skip_run(context, f"nothing to promote: {error.message}")
+                return self._nothing_new(context, error)
 
     def _begin(self, context: Context) -> PokeReturnValue:
         release = self._publish(context)
@@ -101,6 +102,12 @@ class ResolveOperator(BaseSensorOperator, SkipMixin):
                 draft.publish({"service": release.spec.service, "checkpoint": folder.name})
         self.log.info("checkpoint %s (%s) makes release %s", folder, digest[:12], release.digest)
         return release
+
+    def _nothing_new(self, context: Context, error: ControllerConflictError) -> bool:
+        """A nightly run skips what was here before; a person who asked for it is told."""
+        if not _scheduled(context):
+            raise error
+        return self._skip_run(context, f"nothing to promote: {error.message}")
 
     def _skip_run(self, context: Context, why: str) -> bool:
         """End the run green: say why, and skip everything but the teardowns, which write the note."""

@@ -2,7 +2,8 @@
 
 Problem: a run can end in the middle of anything: by harm, by a rejection, by a person, by a lost worker. Invariants:
 the ledger decides, not the colours of tasks; traffic comes first, the registry's papers after it; a failed task alone
-moves no traffic (the rollout is held, or given up while it has no share); every step may be done again.
+moves no traffic (the rollout is held, or given up while it has no share); every step may be done again, also long
+after newer runs: the version that is stable by then keeps its aliases and its pods.
 
 It is a teardown, because Airflow kills everything else when a person marks the run as failed.
 """
@@ -28,7 +29,7 @@ from plugins.hooks.registry import CONNECTION_ID as MLFLOW_CONN_ID
 from plugins.hooks.registry import RegistryHook
 from plugins.model_card import outcome_card
 from plugins.operators.base import SluiceOperator
-from plugins.runs import DEPLOY, NOTE_KEY, REGISTER, RESOLVE, SKIPPED_KEY, RunFacts, actor, find_facts
+from plugins.runs import NOTE_KEY, REGISTER, RESOLVE, SKIPPED_KEY, RunFacts, actor, find_facts
 from plugins.settings import KUBERNETES_CONN_ID, Addresses
 from sluice.errors import RetryableError
 from sluice.spec import ReleaseSpec
@@ -73,8 +74,10 @@ class SettleOperator(SluiceOperator):
         rollout = self._settle(client, rollout, ending, by=actor(context))
         outcome, reason = endings.outcome(rollout, ending)
         self.log.info("%s: %s", outcome, reason)
-        self._papers(ti.xcom_pull(task_ids=REGISTER), rollout, outcome, reason)
-        self._pods(rollout, ti.xcom_pull(task_ids=DEPLOY))
+        registered = _version(ti.xcom_pull(task_ids=REGISTER))
+        serving = _version((client.service(self.spec.service) or {}).get("stable"))
+        self._papers(registered, rollout, outcome, reason, serving)
+        self._pods(registered or _version(rollout.get("candidate")), rollout, serving)
         return self._say(context, outcome, reason, rollout)
 
     def _rollout(
@@ -104,41 +107,43 @@ class SettleOperator(SluiceOperator):
             return client.rollout(rollout["id"])
 
     def _papers(
-        self, registered: Mapping[str, Any] | None, rollout: Mapping[str, Any], outcome: str, reason: str
+        self,
+        version: str | None,
+        rollout: Mapping[str, Any],
+        outcome: str,
+        reason: str,
+        serving: str | None,
     ) -> None:
-        """Tags, description and aliases of the version; nothing when none was registered."""
-        if not registered:
+        """Tags, description and aliases of the version; nothing when none was registered. serving: stable now."""
+        if version is None:
             return
-        registry, service, version = (
-            RegistryHook(self.mlflow_conn_id).get_conn(),
-            self.spec.service,
-            registered["version"],
-        )
+        registry, service = RegistryHook(self.mlflow_conn_id).get_conn(), self.spec.service
         registry.tag(service, version, {"stage": outcome, "reason": reason[:250], "rollout": rollout["id"]})
         text = outcome_card(outcome, reason, rollout.get("verdict"), rollout.get("exposed"))
         registry.describe_above(service, version, text, marker=MARKER)
-        if outcome == State.PROMOTED:
+        if outcome == State.PROMOTED and version == serving:
             registry.promote(service, version)
         elif State(rollout["state"]) not in LIVE:
             registry.drop_candidate(service, version)
 
-    def _pods(self, rollout: Mapping[str, Any], deployed: Mapping[str, Any] | None) -> None:
-        """Promoted: the previous version goes. Turned back: the candidate's pods stay for the spec's time."""
+    def _pods(self, version: str | None, rollout: Mapping[str, Any], serving: str | None) -> None:
+        """Promoted: the previous version goes. Turned back: the candidate's pods stay for the spec's time.
+
+        By labels, not by what `deploy` recorded: pods that never became ready are in no record.
+        """
         state, now = State(rollout["state"]), datetime.now(UTC)
         if state in LIVE:
             return
         kubernetes = cluster.connect(Addresses.from_env(os.environ), self.kubernetes_conn_id)
-        if state is State.PROMOTED:
-            for name in _deployments((rollout.get("stable") or {}).get("workloads")):
-                kubernetes.delete(name)
-                self.log.info("retired %s", name)
-        else:
-            attached = (rollout.get("candidate") or deployed or {}).get("workloads")
-            for name in _deployments(attached):
-                if self.spec.keep_turned_back_s > 0:
-                    kubernetes.keep_until(name, keep_s=self.spec.keep_turned_back_s, now=now)
-                else:
+        promoted = state is State.PROMOTED
+        leaving = _version(rollout.get("stable")) if promoted else version
+        if leaving is not None and leaving != serving:
+            for name in kubernetes.of_version(self.spec.service, leaving):
+                if promoted or self.spec.keep_turned_back_s == 0:
                     kubernetes.delete(name)
+                    self.log.info("deleted %s", name)
+                else:
+                    kubernetes.keep_until(name, keep_s=self.spec.keep_turned_back_s, now=now)
         kubernetes.sweep(self.spec.service, now=now)
 
     def _say(self, context: Context, outcome: str, reason: str, rollout: Any) -> dict[str, Any]:
@@ -157,5 +162,6 @@ def _promote(client: ControllerClient, rollout: dict[str, Any]) -> dict[str, Any
         ) from error
 
 
-def _deployments(workloads: Any) -> list[str]:
-    return [workload["deployment"] for workload in workloads or () if workload.get("deployment")]
+def _version(of: Mapping[str, Any] | None) -> str | None:
+    version = (of or {}).get("version")
+    return None if version is None else str(version)

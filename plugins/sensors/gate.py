@@ -15,7 +15,7 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from plugins.hooks import controller, prometheus
 from plugins.operators.open_stage import lift_our_hold
-from plugins.runs import actor, airflow_errors, facts_of, release_of
+from plugins.runs import airflow_errors, facts_of
 from sluice.errors import FatalError
 
 if TYPE_CHECKING:
@@ -48,10 +48,10 @@ class GateSensor(BaseSensorOperator):
 
         with airflow_errors():
             facts = facts_of(context)
-            policy = release_of(facts).spec.policy()
             client = controller.ControllerHook(self.controller_conn_id).get_conn()
-            lift_our_hold(client, facts, by=actor(context))
-            opened_at = _opened_at(client.rollout(facts.rollout), self.stage)
+            lift_our_hold(client, facts, context)
+            rollout = client.rollout(facts.rollout)
+            opened_at = _opened_at(rollout, self.stage)
         deadline = opened_at + timedelta(seconds=self.max_hold_s)
         self.log.info("%s %% is open since %s; holding at most until %s", self.percent, opened_at, deadline)
         trigger = GateTrigger(
@@ -59,7 +59,9 @@ class GateSensor(BaseSensorOperator):
             rollout=facts.rollout,
             epoch=facts.epoch,
             stage=self.stage,
-            policy=policy,
+            policy=rollout[
+                "policy"
+            ],  # the controller's: it is stricter where this release was turned back before
             deadline=deadline.isoformat(),
             controller_conn_id=self.controller_conn_id,
             prometheus_conn_id=self.prometheus_conn_id,

@@ -1,9 +1,9 @@
 """The trigger behind a gate: looks at Prometheus and at the controller until one look decides.
 
 Problem: a triggerer is restarted, moved and doubled at will. Invariants: everything that a look needs is in the
-arguments, the deadline is absolute, and a look changes nothing but the rollout's lease (and a hold, when the two
-readings disagree about harm), so that two triggers for one gate do no harm. It sleeps first, then looks: an event
-that comes before the scheduler has noted the deferral is lost on Airflow 3.3.
+arguments, the deadline is absolute, and a look changes nothing but the rollout's lease and the one hold that says
+that the readings disagree about harm, so that two triggers for one gate do no harm. It sleeps first, then looks: an
+event that comes before the scheduler has noted the deferral is lost on Airflow 3.3.
 """
 
 from __future__ import annotations
@@ -16,9 +16,13 @@ from typing import Any, Final
 from airflow.sdk import BaseHook
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from plugins.gate import Look, Outcome, weigh
+from plugins.gate import DISAGREEMENT, Look, Outcome, weigh
 from plugins.hooks import controller as control
-from plugins.hooks.controller import ControllerClient, ControllerUnavailableError
+from plugins.hooks.controller import (
+    ControllerClient,
+    ControllerRefusedError,
+    ControllerUnavailableError,
+)
 from plugins.hooks.prometheus import PrometheusClient
 from sluice.errors import RetryableError
 from sluice.evidence import from_samples
@@ -112,20 +116,25 @@ class Gate:
         self._renewed_at: datetime | None = None
 
     def look(self, now: datetime) -> Look:
-        """Read both sides at `now`. What cannot be read is a hold with the reason, never an exception."""
+        """Read both sides at `now`. A call that does not succeed is a hold with the reason, never an exception."""
         try:
             rollout = self._renewed(now)
             theirs = self._controller.evidence(self._rollout).get("verdict")
-        except ControllerUnavailableError as error:
+            look = weigh(rollout, theirs, self._prometheus_verdict(now), stage=self._stage, epoch=self._epoch)
+            self._say_on_rollout(look, rollout.get("held"))
+        except (ControllerUnavailableError, ControllerRefusedError) as error:
             return Look(outcome=Outcome.HOLD, reason=error.message, verdict={})
-        look = weigh(rollout, theirs, self._prometheus_verdict(now), stage=self._stage, epoch=self._epoch)
-        if look.disagree:
-            self._try(
-                lambda: self._controller.hold(
-                    self._rollout, epoch=self._epoch, reason=look.reason, by="airflow:gate"
-                )
-            )
         return look
+
+    def _say_on_rollout(self, look: Look, held: Mapping[str, Any] | None) -> None:
+        """Hold the rollout while the readings disagree, and lift that hold, no other, once they agree."""
+        if look.disagree and not held:
+            self._controller.hold(self._rollout, epoch=self._epoch, reason=look.reason, by=DISAGREEMENT)
+        elif look.agree and held:
+            why = "the readings agree again"
+            self._controller.lift(
+                self._rollout, epoch=self._epoch, held_by=DISAGREEMENT, reason=why, by=DISAGREEMENT
+            )
 
     def _renewed(self, now: datetime) -> dict[str, Any]:
         """The rollout; its lease is renewed when a quarter of it is over."""

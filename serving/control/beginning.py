@@ -2,8 +2,9 @@
 
 Invariants: a service has one active rollout (the database holds it); the same run_id gets its own rollout again; a
 release that is stable is not rolled out, one that was turned back only with a reason, and then its earlier tries
-still count. The salt is renewed only when no gateway can still route to an earlier candidate: a new salt under old
-weights would throw other users onto it.
+still count. A run that may not begin supersedes nobody: every refusal comes before the running rollout's retreat.
+The salt is renewed only when no gateway can still route to an earlier candidate: a new salt under old weights would
+throw other users onto it.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ from serving.control.ledger import (
     find_run,
 )
 from serving.control.models import BeginRequest, RetreatRequest
-from serving.control.policy import Policy, parse_policy, strict_beta
+from serving.control.policy import Policy, parse_policy, stricter
 from serving.control.problems import ControlProblem, conflict
 from serving.control.rollouts import Parts, Rollouts, iso
+from serving.control.traffic import routing_policy
 from sluice.stages import State
 
 
@@ -44,8 +46,8 @@ class RolloutBeginner:
         Raises ControlProblem: 422 for the policy; 409 active-rollout, turned-back, already-stable.
         """
         policy = parse_policy(request.policy)
-        running = self._running_other(request)
-        if running is not None and request.on_active == "supersede":
+        running = self._to_supersede(request, policy)
+        if running is not None:
             asked = RetreatRequest(
                 reason=f"superseded by run {request.run_id}", by=request.run_id, outcome="cancelled"
             )
@@ -59,22 +61,24 @@ class RolloutBeginner:
             await self._p.world.push()
         return head, new
 
-    def _running_other(self, request: BeginRequest) -> Head | None:
+    def _to_supersede(self, request: BeginRequest, policy: Policy) -> Head | None:
+        """The running rollout that this run takes the place of. Raises what keeps this run from beginning."""
         with self._p.ledger.read() as session:
-            active = find_active(session, request.service)
-        return None if active is None or active.run_id == request.run_id else active
+            if find_run(session, request.service, request.run_id) is not None:
+                return None
+            running = find_active(session, request.service)
+            if running is None or request.on_active != "supersede":
+                return None
+            _refuse(session, request, policy)
+            return running
 
     def _begin(self, session: Session, request: BeginRequest, policy: Policy) -> tuple[Head, bool]:
         if (known := find_run(session, request.service, request.run_id)) is not None:
             return known, False
+        earlier = _refuse(session, request, policy)
         if (active := find_active(session, request.service)) is not None:
-            raise _active(active)
-        _refuse_prefix(session, request.service, policy.traffic.prefix)
+            raise _active(active, same=False)
         service = self._service(session, request, policy)
-        _refuse_stable(service, request)
-        earlier = find_ended(session, request.service, request.release_digest, State.TURNED_BACK)
-        if earlier and request.retry_reason is None:
-            raise _turned_back(earlier[-1])
         now = self._p.now()
         service.epoch += 1
         head = Head(
@@ -85,7 +89,7 @@ class RolloutBeginner:
             epoch=service.epoch,
             counter=0,
             state=State.PREPARING,
-            policy=strict_beta(policy, tries=len(earlier)),
+            policy=stricter(policy, tries=len(earlier)),
             salt=service.salt,
             started_at=iso(now),
             stable=service.stable,
@@ -122,7 +126,21 @@ class RolloutBeginner:
         return service
 
 
-def _active(active: Head) -> ControlProblem:
+def _refuse(session: Session, request: BeginRequest, policy: Policy) -> list[Head]:
+    """Raise what forbids this release, whoever else runs. Returns the rollouts in which it was turned back before."""
+    active = find_active(session, request.service)
+    if active is not None and active.release_digest == request.release_digest:
+        raise _active(active, same=True)
+    _refuse_prefix(session, request.service, policy.traffic.prefix)
+    _refuse_stable(session.get(ServiceRow, request.service), request)
+    earlier = find_ended(session, request.service, request.release_digest, State.TURNED_BACK)
+    if earlier and request.retry_reason is None:
+        raise _turned_back(earlier[-1])
+    return earlier
+
+
+def _active(active: Head, *, same: bool) -> ControlProblem:
+    """same: it rolls out the very release that was asked for, so that there is nothing to supersede."""
     running = {
         "id": active.id,
         "rollout": active.id,
@@ -130,12 +148,13 @@ def _active(active: Head) -> ControlProblem:
         "state": active.state,
         "stage": active.stage,
     }
+    message = f"rollout {active.id} of run {active.run_id!r} is {active.state}"
+    step = "wait for it, supersede it (on_active), or retreat it"
+    if same:
+        message = f"this release is being rolled out already: {message}"
+        step = "follow that one; to begin anew, retreat it first"
     return ControlProblem(
-        409,
-        "active-rollout",
-        f"rollout {active.id} of run {active.run_id!r} is {active.state}",
-        "wait for it, supersede it (on_active), or retreat it",
-        fields={"running": running},
+        409, "active-rollout", message, step, fields={"running": running, "same_release": same}
     )
 
 
@@ -157,19 +176,21 @@ def _turned_back(head: Head) -> ControlProblem:
 
 
 def _refuse_prefix(session: Session, service: str, prefix: str) -> None:
-    """Two services under one path would leave one of them without a route."""
+    """Two services under one path would leave one of them without a route; a live rollout may still get its own."""
     for row in session.scalars(select(ServiceRow).where(ServiceRow.service != service)):
         head = find_latest(session, row.service)
-        if prefix in {
-            row.policy["traffic"]["prefix"],
-            (row.policy if head is None else head.policy)["traffic"]["prefix"],
-        }:
+        claims = [routing_policy(row.stable, row.policy, head)]
+        if head is not None and head.active:
+            claims.append(head.policy)
+        if prefix in {claim["traffic"]["prefix"] for claim in claims}:
             message = f"traffic.prefix {prefix} is that of service {row.service}"
             raise ControlProblem(422, "invalid-request", message, "give each service a path of its own")
 
 
-def _refuse_stable(service: ServiceRow, request: BeginRequest) -> None:
-    if service.stable is not None and service.stable.get("release_digest") == request.release_digest:
+def _refuse_stable(service: ServiceRow | None, request: BeginRequest) -> None:
+    if service is None or service.stable is None:
+        return
+    if service.stable.get("release_digest") == request.release_digest:
         raise ControlProblem(
             409,
             "already-stable",

@@ -105,7 +105,8 @@ class Capacity:
         if self._api is None:
             return True
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._listed.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._listed.wait()
         return self._listed.is_set()
 
     def addresses(self, workload: Mapping[str, Any]) -> tuple[Address, ...]:

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from serving.control.ledger import Head, find_latest
 from serving.control.problems import ControlProblem
-from serving.control.rollouts import LEASE, Parts, Rollouts
+from serving.control.rollouts import LEASE, Parts, Retreat, Rollouts
 from sluice.stages import State
 
 TICK_S: Final = 0.25
@@ -30,13 +30,12 @@ _log = logging.getLogger(__name__)
 
 
 class Guard:
-    """Judges the open stages and does what follows from time alone: leases, late acknowledgements."""
+    """Judges the open stages and does what follows from time alone: leases, late acknowledgements, owed rows."""
 
     def __init__(self, parts: Parts, rollouts: Rollouts) -> None:
         self._p, self._rollouts = parts, rollouts
         self._task: asyncio.Task[None] | None = None
         self._told: dict[str, tuple[int | None, str]] = {}  # rollout -> stage and action last in the ledger
-        self._harm: dict[str, dict[str, Any]] = {}  # found, acted on, and not in the ledger yet
         self._heads: list[Head] = []  # live ones, as of the last pass that could read the ledger
         self.errors = 0  # ticks in which something could not be judged; on /metrics
         self.last_tick: datetime | None = None
@@ -58,10 +57,12 @@ class Guard:
     async def tick(self) -> None:
         """One pass over everything that is live or not yet acknowledged."""
         await self._safely(self._look)
-        heads = self._heads
         self.last_tick = self._p.now()
-        await self._safely(self._observe, heads)
-        for head in heads:
+        await self._safely(self._observe, self._heads)
+        owed = self._rollouts.owed
+        for rollout in owed:
+            await self._safely(self._settle, rollout)
+        for head in [head for head in self._heads if head.id not in owed]:
             await self._safely(self._judge, head)
             await self._safely(self._lease, head)
             await self._safely(self._acks, head)
@@ -89,17 +90,18 @@ class Guard:
     async def _save(self) -> None:
         self._p.evidence.save()
 
+    async def _settle(self, rollout: str) -> None:
+        """A retreat, anybody's, that the ledger could not take yet: its traffic is away already."""
+        await self._rollouts.settle(rollout, wait_s=WAIT_S)
+
     async def _judge(self, head: Head) -> None:
         if head.state != State.RUNNING:
             return
-        verdict = self._harm.get(head.id) or self._p.evidence.judge(head)
+        verdict = self._p.evidence.judge(head)
         if verdict["action"] == "harm":
             _log.warning("rollout %s: %s", head.id, verdict["reason"])
-            self._harm[head.id] = verdict
-            await self._rollouts.close(
-                head.id, State.TURNED_BACK, reason=verdict["reason"], by=BY, verdict=verdict, wait_s=WAIT_S
-            )
-            del self._harm[head.id]
+            retreat = Retreat(goal=State.TURNED_BACK, reason=verdict["reason"], by=BY, verdict=verdict)
+            await self._rollouts.close(head.id, retreat, wait_s=WAIT_S)
             return
         now = (head.stage, verdict["action"])
         # a new stage starts as a hold; after a restart the ledger's last verdict is what was told
@@ -122,7 +124,8 @@ class Guard:
             return
         reason = f"nobody renewed the lease until {head.lease_until}"
         if head.policy["lease"]["then"] == "retreat" and head.state == State.RUNNING:
-            await self._rollouts.close(head.id, State.ABANDONED, reason=reason, by=BY, wait_s=WAIT_S)
+            retreat = Retreat(goal=State.ABANDONED, reason=reason, by=BY)
+            await self._rollouts.close(head.id, retreat, wait_s=WAIT_S)
         elif head.held is None:
             self._rollouts.hold_row(head, reason=reason, by=LEASE)
 

@@ -101,7 +101,7 @@ def install_errors(app: FastAPI) -> None:
     async def _database(_request: Request, error: SQLAlchemyError) -> JSONResponse:
         _log.error("ledger: %s", error)
         message = f"the ledger cannot be used: {type(error).__name__}"
-        step = "traffic stays where it is; look at the database, then repeat the call"
+        step = "no traffic has moved that the ledger does not know of; look at the database, then repeat the call"
         return _answer(ControlProblem(503, "ledger", message, step, retry_after_s=2))
 
     @app.exception_handler(Exception)

@@ -16,7 +16,7 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import uvicorn
 from fastapi import FastAPI
@@ -28,7 +28,7 @@ from serving.control.book import SAMPLES_PER_S
 from serving.control.capacity import Capacity
 from serving.control.evidence import Evidence
 from serving.control.guard import Guard
-from serving.control.ledger import Ledger
+from serving.control.ledger import Ledger, find_latest
 from serving.control.metrics import registry
 from serving.control.opening import StageOpener
 from serving.control.rollouts import ACK_WAIT_S, CAPACITY_WAIT_S, Parts, Rollouts, utc_now
@@ -38,6 +38,7 @@ from sluice.stages import State
 from sluice.tally import Entry
 
 LISTED_WAIT_S: Final = 5.0
+GATEWAYS: Final = "gateways"  # snapshot key: names of the gateways that were here
 ADDRESSES: Final = "addresses"  # snapshot key: the last known addresses, for a start without Kubernetes
 EXIT_USAGE: Final = 2
 
@@ -58,7 +59,7 @@ class Controller:
         capacity_wait_s: float = CAPACITY_WAIT_S,
     ) -> None:
         self.ledger = Ledger(ledger)
-        self.plane = Gateways(on_entries=self._entries)
+        self.plane = Gateways(on_entries=self._entries, on_gateways=self._gateways_changed)
         self.capacity = Capacity(
             kubeconfig=kubeconfig, namespace=namespace, on_change=self._addresses_changed
         )
@@ -96,6 +97,7 @@ class Controller:
                     "Kubernetes does not answer (%s); using the last known addresses", self.capacity.error
                 )
             self.repair()
+            self._expect_gateways()
             stack.push_async_callback(self.world.stop)
             await self.world.start()
             stack.push_async_callback(self.plane.stop)
@@ -120,15 +122,36 @@ class Controller:
             if head.state == State.RUNNING:
                 self.evidence.restore(head)
 
+    def _expect_gateways(self) -> None:
+        """Wait for every gateway that was here before the restart while it may route a candidate's share."""
+        known, ttl_s = self.ledger.snapshot(GATEWAYS), routed_for_s(self.ledger)
+        if known and ttl_s is not None:
+            self.plane.expect(json.loads(known), ttl_s)
+
     def _addresses_changed(self) -> None:
         self.world.kick()
+        self._remember(ADDRESSES, self.capacity.to_json())
+
+    def _gateways_changed(self, names: list[str]) -> None:
+        self._remember(GATEWAYS, names)
+
+    def _remember(self, key: str, value: Any) -> None:
         try:
-            body = json.dumps(self.capacity.to_json()).encode()
-            self.ledger.save_snapshots(utc_now().isoformat(), {ADDRESSES: body})
+            self.ledger.save_snapshots(utc_now().isoformat(), {key: json.dumps(value).encode()})
         except SQLAlchemyError:
-            _log.exception(
-                "the addresses cannot be saved; a restart without Kubernetes would miss the new ones"
-            )
+            _log.exception("the %s cannot be saved; a restart would go on from the last copy", key)
+
+
+def routed_for_s(ledger: Ledger) -> float | None:
+    """The longest for which a gateway that nobody reaches may still route some candidate; None: none is routed."""
+    found = []
+    for service in ledger.services():
+        with ledger.read() as session:
+            head = find_latest(session, service.service)
+        if head is None or not head.opened or head.state == State.PROMOTED or head.zero_acked_at is not None:
+            continue
+        found.append(float(head.policy["gateway_lost"]["ttl_s"]))
+    return max(found, default=None)
 
 
 def _commands(parts: Parts) -> Commands:

@@ -125,6 +125,7 @@ class RolloutView(BaseModel):
     stable: dict[str, Any] | None
     release_digest: str
     run_id: str
+    policy: dict[str, Any]
     verdict: VerdictView | None
     opened: list[OpenedView]
     exposed: dict[str, Any] | None

@@ -22,12 +22,15 @@ def parse_policy(raw: Mapping[str, Any]) -> Policy:
         raise invalid(problems) from error
 
 
-def strict_beta(policy: Policy, *, tries: int) -> dict[str, Any]:
-    """The policy as JSON, with beta shared over the tries of one release.
+def stricter(policy: Policy, *, tries: int) -> dict[str, Any]:
+    """The policy as JSON, as it holds for a release that was turned back `tries` times (>= 0).
 
-    A release that was turned back and comes again must not get a fresh chance of slipping through each time: its
-    k-th try has beta / 2^(k-1), so that all tries together stay below 2 x beta. tries: turned back so far, >= 0.
+    It must not get a fresh chance of slipping through each time: its k-th try has beta / 2^(k-1), so that all tries
+    together stay below 2 x beta, and has to show no harm before the last stage whatever the spec asks for.
     """
     plain = policy.to_dict()
-    plain["gates"]["beta"] = policy.gates.beta / 2**tries
+    gates, last = plain["gates"], policy.stages[-1].percent
+    gates["beta"] = policy.gates.beta / 2**tries
+    if tries and len(policy.stages) > 1 and last not in gates["no_harm_before"]:
+        gates["no_harm_before"] = [*gates["no_harm_before"], last]
     return plain

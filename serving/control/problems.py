@@ -68,3 +68,14 @@ def ended(rollout: str, state: str, reason: str | None) -> ControlProblem:
         "start a new rollout",
         fields={"state": state},
     )
+
+
+def retreat_owed(rollout: str, error: Exception) -> ControlProblem:
+    return ControlProblem(
+        503,
+        "ledger",
+        f"the traffic of rollout {rollout} has been taken away; the ledger cannot be written: {type(error).__name__}",
+        "look at the database: the row is written as soon as it can be; repeat the call to see it",
+        retry_after_s=2,
+        fields={"rollout": rollout},
+    )

@@ -2,7 +2,8 @@
 
 Problem: calls come twice, late, and from runs that died. Invariants: every command is one ledger transaction that
 compares and sets; the ledger is written first and the gateways follow; a retreat needs nobody's permission, waits
-for nobody and never fails because something else happened at the same time.
+for nobody and never fails because something else happened at the same time; one that the ledger cannot take lowers
+the traffic all the same, is owed to the ledger, and nothing else moves the rollout any more.
 All of it runs on one event loop: between a read of the ledger and the write that depends on it there is no await.
 """
 
@@ -28,13 +29,14 @@ from serving.control.ledger import (
     move,
 )
 from serving.control.models import CandidateRequest, HoldRequest, RetreatRequest
-from serving.control.problems import ControlProblem, conflict, ended, not_found, stale_epoch
+from serving.control.problems import ControlProblem, conflict, ended, not_found, retreat_owed, stale_epoch
 from serving.control.world import World
 from sluice import stages
 from sluice.stages import Action, State
 
 ACK_WAIT_S: Final = 5.0  # a gateway acknowledges within milliseconds; after this the answer says who did not
 CAPACITY_WAIT_S: Final = 20.0  # then 503 with Retry-After: a client must not hang on one call for minutes
+TASKS: Final = "airflow:"  # `by` of what tasks ask for; a task lifts its own hold again, a person's stays
 LEASE: Final = "lease"  # `held.by` of a hold that the next renewal lifts by itself
 
 _log = logging.getLogger(__name__)
@@ -63,11 +65,27 @@ class Parts:
     new_salt: Callable[[], str] = lambda: secrets.token_hex(8)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Retreat:
+    """What was decided about a rollout that ends with its traffic taken away."""
+
+    goal: State
+    reason: str
+    by: str
+    verdict: Mapping[str, Any] | None = None
+
+
 class Rollouts:
     """Attach, retreat, hold, resume, renew, promote."""
 
     def __init__(self, parts: Parts) -> None:
         self._p = parts
+        self._owed: dict[str, Retreat] = {}  # decided and not in the ledger yet, by rollout
+
+    @property
+    def owed(self) -> frozenset[str]:
+        """Rollouts whose retreat is not in the ledger yet; `settle` tries again."""
+        return frozenset(self._owed)
 
     def get(self, rollout: str) -> Head:
         """The rollout now. Raises ControlProblem 404."""
@@ -83,6 +101,8 @@ class Rollouts:
             raise stale_epoch(rollout, head.epoch, epoch)
         if not head.active:
             raise ended(rollout, head.state, head.reason)
+        if (retreat := self._owed.get(rollout)) is not None:
+            raise ended(rollout, retreat.goal, retreat.reason)
         return head
 
     async def candidate(self, rollout: str, request: CandidateRequest) -> Head:
@@ -122,64 +142,77 @@ class Rollouts:
         raise ControlProblem(422, "invalid-request", message, step)
 
     async def retreat(self, rollout: str, request: RetreatRequest, *, state: State | None = None) -> Head:
-        """Take all traffic from the candidate, whatever else happens. Ended already: nothing changes."""
-        goal = State(request.outcome) if state is None else state
-        return await self.close(rollout, goal, reason=request.reason, by=request.by)
+        """Take all traffic from the candidate, whatever else happens. Ended already: nothing changes.
 
-    async def close(
-        self,
-        rollout: str,
-        goal: State,
-        *,
-        reason: str,
-        by: str,
-        verdict: Mapping[str, Any] | None = None,
-        wait_s: float | None = None,
-    ) -> Head:
+        Raises ControlProblem 404; 503 `ledger` when the traffic is away and the row is still to be written.
+        """
+        goal = State(request.outcome) if state is None else state
+        try:
+            return await self.close(rollout, Retreat(goal=goal, reason=request.reason, by=request.by))
+        except SQLAlchemyError as error:
+            _log.exception("rollout %s: its retreat is not in the ledger yet", rollout)
+            raise retreat_owed(rollout, error) from error
+
+    async def close(self, rollout: str, retreat: Retreat, *, wait_s: float | None = None) -> Head:
         """End a rollout in a state that takes its traffic away: ledger first, then the gateways.
 
         A ledger that cannot be written does not save a bad version: the traffic goes to stable all the same, and
-        the database's error is raised for the caller to try the row again.
+        the error is raised after the retreat was noted as owed. The first decision is the one that is written.
         """
+        retreat = self._owed.setdefault(rollout, retreat)
+        wait_s = self._p.ack_wait_s if wait_s is None else wait_s
+        low = rollout in self._p.world.closed
         try:
-            head = self._close_row(rollout, goal, reason=reason, by=by, verdict=verdict)
-        except SQLAlchemyError:
-            self._p.world.closed.add(rollout)
-            await self._p.world.push()
+            head, moved = self._close_row(rollout, retreat)
+        except ControlProblem:  # there is no such rollout
+            del self._owed[rollout]
             raise
+        except Exception:  # whatever keeps the row from being written
+            if not low:
+                self._p.world.closed.add(rollout)
+                await self._p.world.lower(rollout, wait_s)
+            raise
+        del self._owed[rollout]
         self._p.world.closed.discard(rollout)
         self._p.evidence.close(head)
-        return await self._lower(head, self._p.ack_wait_s if wait_s is None else wait_s)
+        return await self._lowered(head, wait_s, first=moved and not low)
 
-    def _close_row(
-        self, rollout: str, goal: State, *, reason: str, by: str, verdict: Mapping[str, Any] | None
-    ) -> Head:
-        """Beats a write of anyone else by trying again on what that one wrote."""
+    async def settle(self, rollout: str, *, wait_s: float) -> None:
+        """Try again to write a retreat that the ledger is owed."""
+        if (retreat := self._owed.get(rollout)) is not None:
+            await self.close(rollout, retreat, wait_s=wait_s)
+
+    def _close_row(self, rollout: str, retreat: Retreat) -> tuple[Head, bool]:
+        """The ended rollout, and whether this ended it. Beats other writers by trying again on what they wrote."""
         while True:
             head = self.get(rollout)
             if not head.active:
-                return head
+                return head, False
             at = iso(self._p.now())
-            action = stages.retreat_action(goal)
+            action = stages.retreat_action(retreat.goal)
             new = replace(
                 head,
                 state=stages.move(State(head.state), action),
-                reason=reason,
+                reason=retreat.reason,
                 ended_at=at,
-                verdict=verdict or head.verdict,
+                verdict=retreat.verdict or head.verdict,
                 exposed=self._p.evidence.exposed(head),
             )
-            decision = Decision(at=at, action=action, by=by, reason=reason, verdict=verdict)
+            decision = Decision(
+                at=at, action=action, by=retreat.by, reason=retreat.reason, verdict=retreat.verdict
+            )
             try:
                 with self._p.ledger.write() as session:
-                    return move(session, head, new, decision)
+                    return move(session, head, new, decision), True
             except StaleHeadError:
                 _log.info("rollout %s moved during a retreat; retreating from where it is now", rollout)
 
-    async def _lower(self, head: Head, wait_s: float) -> Head:
+    async def _lowered(self, head: Head, wait_s: float, *, first: bool) -> Head:
         """Make the gateways follow a retreat and note when the last one did."""
-        generation = await self._p.world.push()
-        report = await self._p.world.wait_acked(generation, wait_s)
+        world = self._p.world
+        report = await (
+            world.lower(head.id, wait_s) if first else world.wait_acked(await world.push(), wait_s)
+        )
         if report.complete:
             return self.note_zero(head.id)
         _log.warning("rollout %s: not every gateway follows the retreat yet: %s", head.id, report)
@@ -215,10 +248,12 @@ class Rollouts:
         return self._store(head, replace(head, verdict=verdict), decision)
 
     async def hold(self, rollout: str, request: HoldRequest) -> Head:
-        """Stop going on; traffic stays. Held already: the first reason stays."""
+        """Stop going on; traffic stays. Held already: the first reason stays, but a person's replaces a task's."""
         head = self.current(rollout, request.epoch)
         if head.held is not None and head.held["by"] != LEASE:
-            return head
+            by_task, asked_by_task = (by.startswith(TASKS) for by in (head.held["by"], request.by))
+            if asked_by_task or not by_task:
+                return head
         return self.hold_row(head, reason=request.reason, by=request.by)
 
     def hold_row(self, head: Head, *, reason: str, by: str) -> Head:

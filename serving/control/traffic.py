@@ -1,8 +1,11 @@
 """From the ledger to what the gateways route: pure, the same rows always give the same traffic.
 
 Invariants: the candidate's weight is that of the stage in the ledger while the rollout runs, and 0 in every other
-case, so that an ended rollout cannot keep traffic. The slices of a candidate that was turned back stay on the line
-with weight 0 until the next rollout begins: taking traffic away is then a change of weights alone.
+case, so that an ended rollout cannot keep traffic. While there is a stable version, a rollout changes nothing for the
+users outside its stage: path, user header, timeout and time to live are those that stable was promoted with, and the
+architectures' shares are the rollout's own only from its first opening to its end.
+A retreat is at first a change of weights alone (`lowering`): the slices stay on the line with weight 0 until the next
+rollout begins; the label by which testers reach the candidate, and its shares, go when the weights have gone.
 An architecture for which a version has no workload is served by the version's first one; who is on which part of
 the line never depends on that.
 """
@@ -35,7 +38,10 @@ class Sight:
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """A service in the ledger: its row and its newest rollout (None before the first)."""
+    """A service in the ledger: its row and its newest rollout (None before the first).
+
+    policy: of the stable version; before there is one, of the service's first rollout.
+    """
 
     service: str
     salt: str
@@ -43,13 +49,34 @@ class Standing:
     stable: Mapping[str, Any] | None
     head: Head | None
     closed: bool = False  # the candidate must have no traffic, although the ledger could not be told yet
+    lowering: bool = False  # its weights are on their way to 0; nothing else may change before they are there
+
+    @property
+    def rollout_runs(self) -> bool:
+        """Whether a stage is open."""
+        return self.head is not None and self.head.state == State.RUNNING and not self.closed
+
+    @property
+    def labelled(self) -> bool:
+        """Whether testers may reach the candidate by its label."""
+        return self.lowering or (self.head is not None and self.head.active and not self.closed)
 
 
 def hash_line(standing: Standing) -> HashLine:
     """Who is where on the line now."""
     head = standing.head
-    percent = head.percent if head is not None and head.state == State.RUNNING and not standing.closed else 0
-    return HashLine.build({t["arch"]: t["share"] for t in _policy(standing)["targets"]}, percent)
+    policy = routing_policy(standing.stable, standing.policy, head)
+    if head is not None and head.opened and (standing.rollout_runs or standing.lowering):
+        policy = head.policy
+    percent = head.percent if head is not None and standing.rollout_runs else 0
+    return HashLine.build({target["arch"]: target["share"] for target in policy["targets"]}, percent)
+
+
+def routing_policy(
+    stable: Mapping[str, Any] | None, policy: Mapping[str, Any], head: Head | None
+) -> Mapping[str, Any]:
+    """Whose `traffic` and `gateway_lost` hold: stable's `policy`; without a stable version the newest rollout's."""
+    return policy if stable is not None or head is None else head.policy
 
 
 def cluster_name(service: str, version: str, arch: str) -> str:
@@ -62,7 +89,7 @@ def service_traffic(standing: Standing, addresses: Addresses, sight: Sight) -> S
     candidate = _candidate(standing)
     if standing.stable is None and candidate is None:
         return None
-    policy, line = _policy(standing), hash_line(standing)
+    policy, line = routing_policy(standing.stable, standing.policy, standing.head), hash_line(standing)
     straight = standing.stable is None and line.share == 1
     versions = _sides(standing, candidate, straight=straight)
     pieces: list[Slice] = []
@@ -77,11 +104,9 @@ def service_traffic(standing: Standing, addresses: Addresses, sight: Sight) -> S
         pieces.append(
             Slice(arch=part.arch, side=side, version=version["version"], cluster=cluster, weight=part.weight)
         )
-    labels = _labels(standing.service, pieces)
-    if candidate is not None and candidate["version"] not in labels:
-        label = cluster_name(standing.service, candidate["version"], line.archs[0])
-        labels[candidate["version"]] = label
-        endpoints[label] = _endpoints(candidate, line.archs[0], addresses)
+    labels = _labels(standing, pieces, candidate, line.archs[0])
+    if candidate is not None and (label := labels.get(candidate["version"])) is not None:
+        endpoints.setdefault(label, _endpoints(candidate, line.archs[0], addresses))
     return ServiceTraffic(
         service=standing.service,
         prefix=policy["traffic"]["prefix"],
@@ -96,10 +121,6 @@ def service_traffic(standing: Standing, addresses: Addresses, sight: Sight) -> S
         slow_floor_ms=sight.slow_floor_ms,
         sample_fraction=sight.sample_fraction,
     )
-
-
-def _policy(standing: Standing) -> Mapping[str, Any]:
-    return standing.policy if standing.head is None else standing.head.policy
 
 
 def _candidate(standing: Standing) -> Mapping[str, Any] | None:
@@ -129,12 +150,18 @@ def _endpoints(version: Mapping[str, Any], arch: str, addresses: Addresses) -> t
     return () if workload is None else tuple(Endpoint(host=a.host, port=a.port) for a in addresses(workload))
 
 
-def _labels(service: str, pieces: list[Slice]) -> dict[str, str]:
-    """Version -> the cluster of its first architecture, for testers who name a version."""
+def _labels(
+    standing: Standing, pieces: list[Slice], candidate: Mapping[str, Any] | None, arch: str
+) -> dict[str, str]:
+    """Version -> the cluster of its first architecture, for testers who name a version; no dead candidate's."""
     labels: dict[str, str] = {}
     for piece in pieces:
         if piece.version != NOBODY:
             labels.setdefault(piece.version, piece.cluster)
+    if candidate is not None and standing.labelled:
+        labels.setdefault(candidate["version"], cluster_name(standing.service, candidate["version"], arch))
+    elif candidate is not None:
+        labels.pop(candidate["version"], None)
     return labels
 
 

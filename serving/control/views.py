@@ -24,7 +24,7 @@ GUARD_LATE_S: Final = 40 * TICK_S  # a guard silent for so long is not guarding
 
 def rollout(head: Head) -> RolloutView:
     plain = asdict(head)
-    del plain["policy"], plain["counter"]
+    del plain["counter"]
     return RolloutView(**plain, percent=head.percent)
 
 

@@ -1,7 +1,8 @@
 """Makes the gateways follow the ledger.
 
-Problem: a push that was built from an older row must never overtake one built from a newer row. Invariant: the
-ledger is read and the state handed to the gateways under one lock, so that generations are in the ledger's order.
+Problem: a push that was built from an older row must never overtake one built from a newer row. Invariants: the
+ledger is read and the state handed to the gateways under one lock, so that generations are in the ledger's order;
+a retreat goes out as a change of weights alone, and routes follow it.
 A service whose rows cannot be routed keeps its last good traffic; it never stops the others.
 """
 
@@ -36,6 +37,7 @@ class World:
     closed: set[str] = field(
         default_factory=set
     )  # rollouts turned back while the ledger could not be written
+    _lowering: set[str] = field(default_factory=set)  # rollouts of which only the weights may change now
     _last: list[Standing] = field(default_factory=list)
     _good: dict[str, ServiceTraffic] = field(default_factory=dict)
     _order: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -66,6 +68,15 @@ class World:
     async def wait_acked(self, generation: int, timeout_s: float) -> AckReport:
         return await self.plane.wait_acked(generation, timeout_s)
 
+    async def lower(self, rollout: str, timeout_s: float) -> AckReport:
+        """Take the weights of a rollout that has just ended to 0, wait for the gateways, then let the rest follow."""
+        self._lowering.add(rollout)
+        try:
+            return await self.wait_acked(await self.push(), timeout_s)
+        finally:
+            self._lowering.discard(rollout)
+            self.kick()
+
     def standings(self) -> list[Standing]:
         """Every service as the ledger has it, by name."""
         with self.ledger.read() as session:
@@ -73,14 +84,13 @@ class World:
             return [self._standing(row, find_latest(session, row.service)) for row in rows]
 
     def _standing(self, row: ServiceRow, head: Head | None) -> Standing:
-        return Standing(
-            service=row.service,
-            salt=row.salt,
-            policy=row.policy,
-            stable=row.stable,
-            head=head,
-            closed=head is not None and head.id in self.closed,
-        )
+        known = Standing(service=row.service, salt=row.salt, policy=row.policy, stable=row.stable, head=head)
+        return self._marked(known)
+
+    def _marked(self, known: Standing) -> Standing:
+        """With what this process knows of the rollout and the ledger does not."""
+        rollout = "" if known.head is None else known.head.id
+        return replace(known, closed=rollout in self.closed, lowering=rollout in self._lowering)
 
     def traffic(self, service: str) -> ServiceTraffic | None:
         """The service's routing as it was last pushed."""
@@ -92,10 +102,7 @@ class World:
             self._last = self.standings()
         except SQLAlchemyError:
             _log.exception("the ledger cannot be read; going on with what it said last")
-            self._last = [
-                replace(known, closed=known.head is not None and known.head.id in self.closed)
-                for known in self._last
-            ]
+            self._last = [self._marked(known) for known in self._last]
         return self._last
 
     def _state(self) -> TrafficState:

@@ -1,7 +1,7 @@
 """The life of one model server process: check, bind, load, warm, serve, drain, exit.
 
-Exit codes: 0 after a drain; 2 usage; 3 the engine does not fit (a restart cannot mend it); 4 the address cannot
-be bound (it can). On 3 and 4 the last line on stderr is `error: …` and names the next step.
+Exit codes: 0 after a drain; 2 usage; 3 the engine does not fit or fails (a restart cannot mend it); 4 the address
+cannot be bound (it can). On 3 and 4 the last line on stderr is `error: …` and names the next step.
 
 Drain, in this order, because each step makes the next one safe: ready turns 503 (and every answer closes its
 connection); the grace passes, in which those who watch ready stop sending; nothing more is accepted; what was
@@ -15,6 +15,7 @@ import logging
 import signal
 import socket
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic
@@ -30,7 +31,7 @@ from serving.runtime.engine import Engine, open_engine
 from serving.runtime.metrics import Metrics
 from serving.runtime.service import Service, State
 from serving.runtime.shapes import model_of
-from sluice.errors import RetryableError, SluiceError
+from sluice.errors import EXIT_FATAL, RetryableError, SluiceError
 
 MAX_BODY_BYTES: Final = 16 * 1024 * 1024
 FINISH_S: Final = 20.0  # the longest the drain waits for accepted requests; Kubernetes kills after 30 s
@@ -50,6 +51,11 @@ def main(argv: Sequence[str]) -> int:
     except SluiceError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except Exception as error:  # the border of the process: a trace for us, one line for who reads the pod
+        traceback.print_exc()
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        print(f"error: {text}; read the trace above in the pod's log", file=sys.stderr)
+        return EXIT_FATAL
     return 0
 
 

@@ -4,7 +4,8 @@ Invariants: `load`, `warm` and `run` are called from one thread, in that order; 
 types whose sizes are within its axes, and gives every output of the manifest. A backend knows no HTTP and no queue.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+import importlib.metadata
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -13,6 +14,7 @@ import numpy as np
 from serving.runtime.oip import Array
 from serving.runtime.shapes import Model, Sizes, Tensor
 from sluice.errors import FatalError
+from sluice.model_inputs import label
 
 _ONNX_TYPES = {"float32": "float", "float64": "double"}  # the others are spelled alike
 
@@ -22,11 +24,18 @@ class Backend(Protocol):
 
     exact: ClassVar[bool]  # True: any size within the axes costs what it holds; False: only buckets are fast
 
+    @staticmethod
+    def version() -> str:
+        """Of the library that would load the engine; told without loading the library."""
+
     def load(self, path: Path, model: Model, threads: int) -> None:
         """Load the engine file. Raises EngineLoadError when it cannot be used here."""
 
     def warm(self, shapes: Iterable[Sizes]) -> None:
-        """Run every given combination of axis sizes once, so that no request pays for a first time."""
+        """Run every given combination of axis sizes once, so that no request pays for a first time.
+
+        Raises EngineLoadError naming the sizes that it fails at.
+        """
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Compute one batch; blocks. Any exception means that this batch has no answer."""
@@ -64,8 +73,14 @@ class OnnxRuntimeBackend:
 
     def __init__(self) -> None:
         self._session: Any = None  # until load, and after close
+        self._name = ""
         self._inputs: Mapping[str, Tensor] = {}
         self._outputs: list[str] = []
+
+    @staticmethod
+    def version() -> str:
+        """As the package says: a refusal does not wait for the import."""
+        return importlib.metadata.version("onnxruntime")
 
     def load(self, path: Path, model: Model, threads: int) -> None:
         """Open the optimised model as it is: the builder has optimised it for this instruction set."""
@@ -81,7 +96,8 @@ class OnnxRuntimeBackend:
         try:
             self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ORT's exception types share no other root
-            raise EngineLoadError(path.name, " ".join(str(error).split())[:400]) from error
+            raise EngineLoadError(path.name, _one_line(error)) from error
+        self._name = path.name
         self._inputs, self._outputs = model.inputs, list(model.outputs)
         _compare(path, "inputs", self._session.get_inputs(), model.inputs)
         _compare(path, "outputs", self._session.get_outputs(), model.outputs)
@@ -89,9 +105,15 @@ class OnnxRuntimeBackend:
     def warm(self, shapes: Iterable[Sizes]) -> None:
         """The smallest first: the arena then grows to what the largest needs and no further."""
         for sizes in shapes:
-            self.run(
-                {name: np.ones(tensor.shape(sizes), tensor.dtype) for name, tensor in self._inputs.items()}
-            )
+            feeds = {
+                name: np.ones(tensor.shape(sizes), tensor.dtype) for name, tensor in self._inputs.items()
+            }
+            try:
+                self.run(feeds)
+            except Exception as error:  # as in load
+                raise EngineLoadError(
+                    self._name, f"it fails at {label(sizes)}: {_one_line(error)}"
+                ) from error
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """One call of the session: every output of the manifest."""
@@ -100,6 +122,11 @@ class OnnxRuntimeBackend:
     def close(self) -> None:
         """Drop the session: ONNX Runtime frees what it holds."""
         self._session = None
+
+
+def _one_line(error: Exception) -> str:
+    """ONNX Runtime's messages have several lines, and some quote whole models."""
+    return " ".join(str(error).split())[:400]
 
 
 def _compare(path: Path, side: str, nodes: Iterable[Any], tensors: Mapping[str, Any]) -> None:
@@ -113,4 +140,4 @@ def _compare(path: Path, side: str, nodes: Iterable[Any], tensors: Mapping[str, 
         raise EngineLoadError(path.name, f"its {side} are {got}, the manifest says {want}")
 
 
-BACKENDS: Mapping[str, Callable[[], Backend]] = {"onnxruntime": OnnxRuntimeBackend}
+BACKENDS: Mapping[str, type[Backend]] = {"onnxruntime": OnnxRuntimeBackend}

@@ -105,7 +105,10 @@ def _filled(tensor: Tensor, batch: Sequence[Waiting], sizes: Sizes) -> Array:
 
 
 def split(batch: Sequence[Waiting], model: Model, outputs: Mapping[str, Array]) -> list[dict[str, Array]]:
-    """Each request's own outputs, in the order of the batch: its rows, its length. ValueError on a short output."""
+    """Each request's own outputs, in the order of the batch: its rows, its length.
+
+    ValueError when an output is too short for them, or is not of the manifest's fixed sizes.
+    """
     answers: list[dict[str, Array]] = []
     row = 0
     for waiting in batch:
@@ -117,9 +120,13 @@ def split(batch: Sequence[Waiting], model: Model, outputs: Mapping[str, Array]) 
 
 def _own(tensor: Tensor, outputs: Mapping[str, Array], waiting: Waiting, row: int) -> Array:
     whole = outputs[tensor.name]
-    if whole.ndim != len(tensor.dims):
+    # A fixed size must be exactly that: cut to it, an answer that is too long would look like a whole one.
+    fits = whole.ndim == len(tensor.dims) and all(
+        isinstance(dim, str) or size == dim for size, dim in zip(whole.shape, tensor.dims, strict=True)
+    )
+    if not fits:
         raise ValueError(
-            f"output '{tensor.name}' has shape {list(whole.shape)}, the manifest says {tensor.dims}"
+            f"output '{tensor.name}' has shape {list(whole.shape)}, the manifest says {list(tensor.dims)}"
         )
     want = [waiting.sizes.get(dim) if isinstance(dim, str) else dim for dim in tensor.dims]
     first = [row if dim == BATCH else 0 for dim in tensor.dims]

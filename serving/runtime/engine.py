@@ -1,8 +1,9 @@
 """Open an engine folder: manifest and engine file belong together, and both to this machine.
 
-Invariant: nothing of the engine file is interpreted before its header, its digest and its architecture are those
-that the manifest names; a refusal is one line that says what to build again, and exit code 3. The machine comes
-first, then the file's first bytes, then its digest: an engine of gigabytes for elsewhere is refused at once.
+Invariant: nothing of the engine file is interpreted before its header, its digest, its architecture and the version of
+the library that built it are those that the manifest names; a refusal is one line that says what to build again, and
+exit code 3. The machine comes first, then the library, then the file's first bytes, then its digest: an engine of
+gigabytes for elsewhere is refused at once.
 """
 
 import hashlib
@@ -14,7 +15,7 @@ from typing import Any
 from serving.runtime.backend import BACKENDS
 from serving.runtime.device import machine_arch
 from sluice.errors import FatalError
-from sluice.manifest import EngineManifest
+from sluice.manifest import EngineManifest, ManifestMismatchError
 from sluice.plan import HEAD_BYTES
 
 
@@ -41,6 +42,9 @@ def open_engine(folder: Path, *, arch: str | None = None) -> Engine:
             f"manifest backend is {manifest.backend!r}, this server has {', '.join(BACKENDS)}",
             f"build the engine again for backend {next(iter(BACKENDS))}, or serve it with another image",
         )
+    installed = BACKENDS[manifest.backend].version()
+    if manifest.backend_version != installed:
+        raise ManifestMismatchError("backend_version", installed, manifest.backend_version)
     manifest.check(arch=manifest.arch, backend=manifest.backend, engine_sha256=_digest(path))
     _check_weights(path)
     return Engine(manifest=manifest, path=path)

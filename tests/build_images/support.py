@@ -66,6 +66,8 @@ def spec_dict(**changes: Any) -> dict[str, Any]:
         "numerics": {"samples": 12},
         "calibration": {"samples": 20, "methods": ["percentile", "minmax"]},
         "targets": [target],
+        "images": {"exporter": "exporter:1", "calibration": "exporter:1"},
+        "server": {"image": "runtime:1"},
     }
     return {**base, **changes}
 

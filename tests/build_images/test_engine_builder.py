@@ -12,11 +12,10 @@ from onnx import numpy_helper
 
 from build_images.engine_builder.accuracy import accuracy, least_cosine
 from build_images.engine_builder.backend import backend_of
-from build_images.engine_builder.build import build_release, threads_of
+from build_images.engine_builder.build import build_release, held_out, threads_of
 from build_images.engine_builder.choose import Measured, choose
 from build_images.engine_builder.device import device_facts, require_arch
 from build_images.engine_builder.errors import (
-    HeldOutError,
     NoEngineError,
     UnknownBackendError,
     WrongDeviceError,
@@ -25,6 +24,7 @@ from build_images.engine_builder.measure import ROUNDS_MIN, measure, timing
 from build_images.exporter.export import export_release, write_onnx
 from calibration.candidates import calibrate_release
 from sluice.manifest import EngineManifest
+from sluice.model_inputs import TooFewSamplesError
 from sluice.spec import Target
 from tests.build_images.support import ARCH, MLP, publish_onnx, released, spec_dict, write_checkpoint
 
@@ -65,7 +65,7 @@ def measured(name, cosine, p50_ms):
     ],
 )  # fmt: skip
 def test_choose(candidates, asked, name, text):
-    choice = choose(candidates, BARS, asked)
+    choice = choose(candidates, BARS, asked, {})
     assert choice.name == name
     assert text in choice.reason
     assert set(choice.rejected) == {one.name for one in candidates} - {name}
@@ -100,7 +100,27 @@ def test_what_was_not_timed_is_chosen_by_size_and_says_so(candidates, asked, nam
 @pytest.mark.parametrize("candidates", [[], [measured("fp32", 0.9, 1.0)]], ids=["nothing", "fp32-fails"])
 def test_choose_never_serves_what_fails(candidates):
     with pytest.raises(NoEngineError):
-        choose(candidates, BARS, ("fp32", "int8"))
+        choose(candidates, BARS, ("fp32", "int8"), {})
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        pytest.param(
+            ("fp16",), "fp32: no asked-for precision can be built, so fp32", id="nothing-else-was-asked-for"
+        ),
+        pytest.param(("fp32", "fp16"), "fp32: fastest that is accurate enough", id="fp32-was-asked-for"),
+        pytest.param(
+            ("int8", "fp16"), "fp32: no asked-for precision is accurate enough", id="another-was-measured"
+        ),
+    ],
+)
+def test_a_precision_that_cannot_be_built_is_not_called_inaccurate(asked, says):
+    candidates = [measured("fp32", 1.0, 9.0), *([measured("int8-a", 0.5, 4.0)] if "int8" in asked else [])]
+    choice = choose(candidates, BARS, asked, {"fp16": "no kernels here"})
+    assert choice.reason.startswith(says)
+    assert choice.reason.endswith("not fp16: no kernels here")
+    assert choice.rejected["fp16"] == "no kernels here"
 
 
 @pytest.fixture(scope="module")
@@ -204,11 +224,22 @@ def test_a_target_of_another_architecture_is_refused_before_anything_is_built(tm
     assert not (tmp_path / "store" / "engine").exists()
 
 
-def test_no_held_out_sample_is_an_error(tmp_path):
-    checkpoint = write_checkpoint(tmp_path / "ckpt", MLP, samples=20)
+@pytest.mark.parametrize("lines", [20, 31])
+def test_fewer_held_out_samples_than_asked_for_is_an_error_with_the_numbers(tmp_path, lines):
+    checkpoint = write_checkpoint(tmp_path / "ckpt", MLP, samples=lines)
     store, release = released(tmp_path / "store", checkpoint)
-    with pytest.raises(HeldOutError, match="20 lines"):
+    with pytest.raises(TooFewSamplesError) as caught:
         build_release(store, release, ARCH)
+    says = f"numerics.samples asks for 12 samples behind the 20 that calibrate, the file of model.samples has {lines}"
+    assert says in str(caught.value)
+    assert f"write {32 - lines} more" in str(caught.value)
+    assert not store.has("engine", release.keys.engine(ARCH))
+
+
+def test_a_spec_without_int8_holds_nothing_back(tmp_path):
+    checkpoint = write_checkpoint(tmp_path / "ckpt", MLP, samples=12)
+    _, release = released(tmp_path / "store", checkpoint, precisions=["fp32"])
+    assert len(held_out(checkpoint, release.spec)) == 12
 
 
 def test_an_unknown_backend_names_those_there_are():

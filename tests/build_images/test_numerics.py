@@ -12,6 +12,7 @@ from build_images.exporter.errors import NumericsError
 from build_images.exporter.export import write_onnx
 from build_images.exporter.judge import judge
 from build_images.exporter.validate import validate_release
+from sluice.model_inputs import TooFewSamplesError
 from sluice.spec import Numerics
 from tests.build_images.support import MLP, publish_onnx, released, write_checkpoint
 
@@ -20,7 +21,8 @@ NAN = float("nan")
 
 
 def row(**changes):
-    good = dict(zip(numbers.COLUMNS, ("y", "batch=1", "fp32", True, True, 8, 1e-6, 1e-4, 1.0), strict=True))
+    values = ("y", "batch=1", "fp32", True, True, "", 8, 1e-6, 1e-4, 1.0)
+    good = dict(zip(numbers.COLUMNS, values, strict=True))
     return {**good, **changes}
 
 
@@ -80,7 +82,7 @@ def test_cosine_is_the_worst_rows_not_the_means():
 
 def test_rows_fail_when_the_onnx_lacks_an_output():
     y = np.ones((1, 8), np.float32)
-    (got,) = numbers.rows({"y": y}, {"other": y}, ["y"], "batch=1", LIMITS)
+    (got,) = numbers.rows({"y": y}, {"other": y}, {"y": (1, 8)}, "batch=1", LIMITS)
     assert numbers.ratio(got, LIMITS) == numbers.FAR
     assert numbers.worst_row([row(), got], LIMITS) is got
 
@@ -110,3 +112,47 @@ def test_a_model_that_drifts_stops_with_the_worst_row_now_and_again(tmp_path, da
     assert (artifact.path / "docs" / "index.html").exists()
     table = json.loads((artifact.path / "table.json").read_text())
     assert len(table["rows"]) == 3 * 3 + 1  # the corners of two axes, and the real samples
+
+
+LOOP = """
+import torch
+
+class Halve(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        while bool(x.abs().max() > 1.0):
+            x = x * 0.5
+        return x
+
+def load(folder):
+    return torch.jit.script(Halve())
+"""
+
+
+def test_an_output_of_another_shape_than_the_specs_fails_with_the_output_wanted_and_got(tmp_path):
+    """Shape inference knows nothing of what a loop gives: the file then says what the spec says, true or not."""
+    checkpoint = write_checkpoint(tmp_path / "ckpt", LOOP)
+    outputs = [{"name": "y", "dtype": "float32", "dims": ["batch", "rows", 7]}]
+    store, release = released(tmp_path / "store", checkpoint, model={"outputs": outputs})
+    write_onnx(checkpoint, release.spec, tmp_path / "model.onnx")
+    publish_onnx(store, release, tmp_path / "model.onnx")
+    with pytest.raises(NumericsError) as caught:
+        validate_release(store, release)
+    says = "the spec wants [1, 2, 7], PyTorch gives [1, 2, 8], ONNX Runtime gives [1, 2, 8]"
+    assert f"output y at batch=1 rows=2 has another shape: {says}; correct the dims" in str(caught.value)
+    table = json.loads((store.get("numerics", release.keys.numerics).path / "table.json").read_text())["rows"]
+    assert [one["shapes_equal"] for one in table] == [False] * 10
+    assert table[-1]["shapes"].startswith("the spec wants [3, ")  # the real samples, in batches of three
+
+
+def test_fewer_samples_than_asked_for_is_an_error_with_the_numbers(tmp_path):
+    """A comparison on eleven sentences must not pass for one on twelve, let alone on 256."""
+    checkpoint = write_checkpoint(tmp_path / "ckpt", MLP, samples=11)
+    store, release = released(tmp_path / "store", checkpoint)
+    write_onnx(checkpoint, release.spec, tmp_path / "model.onnx")
+    publish_onnx(store, release, tmp_path / "model.onnx")
+    with pytest.raises(TooFewSamplesError) as caught:
+        validate_release(store, release)
+    assert "numerics.samples asks for 12 samples, the file of model.samples has 11; write 1 more" in str(
+        caught.value
+    )
+    assert not store.has("numerics", release.keys.numerics)

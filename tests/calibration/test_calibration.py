@@ -13,7 +13,7 @@ from calibration.emit import activation_scale, signed_scale, weighted_operators
 from calibration.ranges import BINS, CalibrationError, Histogram, collect, find_range, saturated
 from calibration.samples import dataset_sha256
 from sluice.errors import FatalError
-from sluice.model_inputs import SampleError
+from sluice.model_inputs import TooFewSamplesError
 from sluice.signature import TensorSpec
 from tests.build_images.support import publish_onnx, released, write_checkpoint
 
@@ -230,7 +230,9 @@ def test_fewer_samples_than_asked_for_is_an_error(tmp_path):
     store, release = released(tmp_path / "store", checkpoint)
     onnx.save(model_of(), tmp_path / "model.onnx")
     publish_onnx(store, release, tmp_path / "model.onnx")
-    with pytest.raises(SampleError, match="asks for 20, the file has 5"):
+    with pytest.raises(
+        TooFewSamplesError, match=r"calibration\.samples asks for 20 samples, .* has 5; write 15 more"
+    ):
         calibrate_release(store, release)
     assert not store.has("calibration", release.keys.calibration)
 

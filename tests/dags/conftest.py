@@ -7,6 +7,12 @@ import shutil
 import pytest
 
 
+@pytest.fixture(autouse=True)
+def addresses(monkeypatch):
+    """What the dag-processor's environment says, for as long as one test."""
+    environment.set_addresses(monkeypatch)
+
+
 def parsed(folder):
     from airflow.dag_processing.dagbag import DagBag
 
@@ -16,7 +22,9 @@ def parsed(folder):
 @pytest.fixture(scope="session")
 def bag():
     """Every DAG of the repository."""
-    return parsed(environment.REPO / "dags")
+    with pytest.MonkeyPatch.context() as patch:
+        environment.set_addresses(patch)
+        return parsed(environment.REPO / "dags")
 
 
 @pytest.fixture

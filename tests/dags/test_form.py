@@ -85,6 +85,24 @@ def test_what_the_schema_cannot_know_is_a_params_error():
         from_form({"server_env": {"not a name": "1"}})
 
 
+def test_a_name_that_is_no_param_is_an_error_with_the_names_there_are(dag):
+    """Airflow lets any name through. A misspelt `retry_reason` must not look like one that was given."""
+    conf = filled(dag, {"retry_resaon": "fixed", "colour": None, "server_env": {"not a name": "1"}})
+    with pytest.raises(ParamsError) as caught:
+        from_form(conf)
+    assert [problem.path for problem in caught.value.problems] == ["retry_resaon", "colour", "server_env"]
+    for name in ("retry_resaon = 'fixed'", *Params.model_fields):
+        assert name in str(caught.value)
+
+
+def test_what_airflow_itself_adds_to_a_triggered_run_is_let_through(dag):
+    from airflow.providers.standard.utils import openlineage
+
+    conf = openlineage._inject_openlineage_parent_info_to_dagrun_conf({"dwell_s": 20}, {"parentRunId": "1"})
+    assert set(conf) == {"dwell_s", "openlineage"}
+    assert from_form(filled(dag, conf)) == Params(dwell_s=20)
+
+
 def test_an_empty_form_is_good_for_every_dag_of_the_repository(bag):
     for dag in bag.dags.values():
         read = DagSerialization.from_dict(DagSerialization.to_dict(dag))

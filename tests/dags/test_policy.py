@@ -88,6 +88,14 @@ def test_no_run_has_a_time_limit_that_would_skip_its_teardowns(dags):
         assert {"sluice", "promotion"} <= set(dag.tags)
 
 
+def test_the_page_of_a_dag_says_how_to_take_traffic_back_also_once_the_run_has_ended(dags):
+    for dag in dags:
+        page = " ".join(dag.doc_md.split())
+        assert "while it goes on" in page
+        assert "clear its failed task first" in page
+        assert "POST /v1/rollouts/<id>/retreat" in page
+
+
 def test_the_verdict_is_the_only_leaf_and_decides_the_run(dags):
     for dag in dags:
         leaves = [task for task in dag.tasks if not task.downstream_task_ids]

@@ -23,6 +23,8 @@ DAG = f"promote__{SERVICE}"
 HERE = Path(__file__).parent
 RUN_TIMEOUT_S = 400
 WAIT_S = 120
+SETTLE_S = 4.0  # Airflow may lose the answer to a review that is given sooner
+ENDED = frozenset({"success", "failed", "skipped", "upstream_failed"})
 T = TypeVar("T")
 
 
@@ -64,9 +66,13 @@ class Town:
         return self.stack.airflow.trigger(DAG, conf, run_id=f"trial-{self._runs}")
 
     def follow(
-        self, run_id: str, *, choice: str = "Approve", at_stage: dict[float, Callable[[], None]] | None = None
+        self,
+        run_id: str,
+        *,
+        choice: str | None = "Approve",
+        at_stage: dict[float, Callable[[Seen], None]] | None = None,
     ) -> Seen:
-        """Follow the run to its end, answering its reviews with `choice`."""
+        """Follow the run to its end, answering its reviews with `choice`; None: nobody answers."""
         follower = Follower(
             self.stack,
             DAG,
@@ -74,12 +80,13 @@ class Town:
             show=lambda seen: None,
             review_choice=choice,
             at_stage=at_stage,
+            settle_s=SETTLE_S,
         )
         return follower.to_end(timeout_s=RUN_TIMEOUT_S)
 
     def until_stage(self, run_id: str, percent: float) -> Seen:
-        """Follow the run until its rollout is open at `percent`, answering its reviews."""
-        follower = Follower(self.stack, DAG, run_id, show=lambda seen: None, review_choice="Approve")
+        """Follow the run until its rollout is open at `percent`; nobody answers a review."""
+        follower = Follower(self.stack, DAG, run_id, show=lambda seen: None, review_choice=None)
         turn = 0
 
         def there() -> Seen | None:
@@ -89,6 +96,30 @@ class Town:
             return seen if (seen.rollout or {}).get("percent") == percent else None
 
         return until(there, f"{run_id} at {percent:g} %", timeout_s=RUN_TIMEOUT_S)
+
+    def until_task(self, run_id: str, task: str, *states: str) -> dict[str, Any]:
+        """Wait until the task is in one of the states, or has ended in any; its row."""
+
+        def there() -> dict[str, Any] | None:
+            row = self.task(run_id, task)
+            return row if row["state"] in {*states, *ENDED} else None
+
+        row = until(there, f"{task} of {run_id} to be {' or '.join(states)}")
+        assert row["state"] in states, f"{task} is {row['state']}"
+        return row
+
+    def task(self, run_id: str, task: str) -> dict[str, Any]:
+        rows = self.stack.airflow.tasks(DAG, run_id)
+        return next(row for row in rows if row["task_id"] == task)
+
+    def mark(self, run_id: str, task: str, *, map_index: int | None = None) -> None:
+        """Press "mark success"."""
+        self.stack.airflow.set_task_state(DAG, run_id, task, "success", map_index=map_index)
+
+    def kill_pod(self, step: str) -> bool:
+        """SIGKILL the pod of this step, if there is one."""
+        fault = {"fault": "kill", "selector": f"sluice.dev/step={step}"}
+        return requests.post(f"{self.stack.layout.url('cluster')}/_faults", json=fault, timeout=20).ok
 
     def service(self) -> dict[str, Any]:
         return dict(self.stack.controller("GET", f"/v1/services/{SERVICE}").json())
@@ -109,9 +140,16 @@ class Town:
 
     def log(self, seen: Seen, task: str, *, map_index: int = -1) -> str:
         row = next(row for row in seen.tasks if row["task_id"] == task)
-        return self.stack.airflow.log(
-            DAG, seen.run_id, task, attempt=row["try_number"] or 1, map_index=map_index
-        )
+        return self._log(seen.run_id, row, map_index)
+
+    def log_so_far(self, run_id: str, task: str) -> str:
+        """Of a task that may be running; empty while it has not begun."""
+        row = self.task(run_id, task)
+        return self._log(run_id, row, -1) if row["start_date"] else ""
+
+    def _log(self, run_id: str, row: dict[str, Any], map_index: int) -> str:
+        attempt = row["try_number"] or 1
+        return self.stack.airflow.log(DAG, run_id, row["task_id"], attempt=attempt, map_index=map_index)
 
     def note(self, run_id: str) -> str:
         return str(self.stack.airflow.run(DAG, run_id)["note"] or "")

@@ -55,6 +55,16 @@ class AirflowRun:
         with create_session() as session:
             work[state](dag=self.dag, run_id=self.run_id, commit=True, session=session)
 
+    def clear(self, task):
+        """What the API does when a person clears a task with all that is downstream."""
+        from airflow.models.taskinstance import find_relevant_relatives
+        from airflow.utils.session import create_session
+
+        with create_session() as session:
+            where = {"dag": self.dag, "run_id": self.run_id, "session": session}
+            behind = find_relevant_relatives({task}, set(), direction="downstream", **where)
+            self.dag.clear(task_ids=[task, *behind], run_id=self.run_id, session=session)
+
     def states(self):
         from airflow.utils.session import create_session
 

@@ -14,6 +14,12 @@ from tests.sluice.specs import SHA, parse
 NUMBERS = itertools.count(1)
 
 
+@pytest.fixture(autouse=True)
+def addresses(monkeypatch):
+    """What a worker's environment says, for as long as one test."""
+    environment.set_addresses(monkeypatch)
+
+
 @pytest.fixture
 def controller(monkeypatch):
     """A server on loopback that answers as the test tells it; Airflow's connection points there."""

@@ -74,6 +74,7 @@ def rollout(**changes: Any) -> dict[str, Any]:
         "stable": {"version": "1"},
         "release_digest": "cd" * 32,
         "run_id": "run-1",
+        "policy": spec().policy(),
         "verdict": None,
         "opened": [{"stage": STAGE, "percent": 100.0, "at": "2026-09-21T14:00:00+00:00", "acked_at": "x"}],
         "reason": None,

@@ -5,12 +5,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from kubernetes import client
 
-from plugins.hooks.cluster import Cluster
+from plugins.hooks.cluster import IMAGE_PATIENCE_S, Cluster, MissingImages
 from plugins.settings import Addresses
 from plugins.workloads import Workload, deployment, service
 from sluice.errors import FatalError, RetryableError
 from tests.plugins.environment import VOLUME
 from tests.plugins.small_server import READY
+from tests.plugins.stand import Stand
 from tests.sluice.specs import SHA, parse
 
 
@@ -113,11 +114,68 @@ def test_a_pod_that_cannot_start_ends_the_wait_with_its_own_last_words(cluster):
         cluster.await_ready([version], timeout_s=60, say=lambda line: None)
 
 
-def test_an_image_that_does_not_exist_ends_the_wait(cluster):
+def test_an_image_that_stays_away_ends_the_wait(cluster):
     version = workload(image="nobody/knows:1")
     cluster.apply(version)
-    with pytest.raises(FatalError, match="ImagePull"):
-        cluster.await_ready([version], timeout_s=60, say=lambda line: None)
+    with pytest.raises(FatalError, match=r"ImagePull.*nobody/knows:1"):
+        cluster.await_ready([version], timeout_s=60, say=lambda line: None, image_patience_s=0.5)
+
+
+def test_a_registry_that_answers_again_is_waited_for(cluster, kube):
+    """One hiccup of it must not fail a deployment for good."""
+    version = workload(image="nobody/knows:1")
+    said = []
+
+    def say(line):
+        said.append(line)
+        if "ImagePull" in line:  # the image appears: the emulated cluster has it under another name
+            there = [{"name": "server", "image": "python:3.11-slim"}]
+            change = {"spec": {"template": {"spec": {"containers": there}}}}
+            kube.apps.patch_namespaced_deployment(version.name, kube.namespace, change)
+
+    cluster.apply(version)
+    cluster.await_ready([version], timeout_s=60, say=say)
+    assert any("ImagePull" in line for line in said)
+
+
+PATIENCE = [
+    pytest.param(["ErrImagePull", "ImagePullBackOff", "ErrImagePull"], [0, 59, 60], True, id="for-a-minute"),
+    pytest.param(
+        ["ErrImagePull", "ContainerCreating", "ErrImagePull"], [0, 30, 60], True, id="between-tries"
+    ),
+    pytest.param(["ErrImagePull", "ImagePullBackOff"], [0, 59], False, id="not-yet-a-minute"),
+    pytest.param(["ErrImagePull", None, "ErrImagePull"], [0, 30, 60], False, id="it-had-started-meanwhile"),
+]
+
+
+@pytest.mark.parametrize(("reasons", "at_s", "given_up"), PATIENCE)
+def test_an_image_is_given_up_once_it_stayed_away_for_a_minute(reasons, at_s, given_up):
+    images = MissingImages(IMAGE_PATIENCE_S)
+    said = [images.given_up("pod/server", why, now_s=now_s) for why, now_s in zip(reasons, at_s, strict=True)]
+    assert said == [*[False] * (len(reasons) - 1), given_up]
+
+
+def test_a_name_that_is_no_image_ends_the_wait_at_once():
+    """No registry is asked for it, so none can answer better later. The emulated cluster takes any name."""
+    version = workload(image="No Image:1")
+    waiting = {"reason": "InvalidImageName", "message": "couldn't parse image name"}
+    status = {"name": "server", "image": "", "imageID": "", "ready": False, "restartCount": 0}
+    pod = {
+        "metadata": {"name": "p"},
+        "status": {"containerStatuses": [{**status, "state": {"waiting": waiting}}]},
+    }
+    addresses = Addresses(namespace="n", store_volume=VOLUME)
+    with Stand() as stand:
+        stand.answers = {
+            ("GET", f"/apis/apps/v1/namespaces/n/deployments/{version.name}"): (
+                200,
+                {**deployment(version, addresses), "status": {}},
+            ),
+            ("GET", "/api/v1/namespaces/n/pods"): (200, {"items": [pod]}),
+        }
+        api = client.ApiClient(client.Configuration(host=f"http://127.0.0.1:{stand.port}"))
+        with pytest.raises(FatalError, match=r"pod p: InvalidImageName \(couldn't parse image name\)"):
+            Cluster(api, addresses).await_ready([version], timeout_s=60, say=lambda line: None)
 
 
 def test_a_pod_that_is_merely_slow_is_worth_another_try(cluster):

@@ -36,6 +36,21 @@ def test_a_run_that_a_person_marks_is_cancelled_and_settle_still_runs(run, mark)
     assert decide(states, None).retreat is State.CANCELLED
 
 
+def test_a_run_that_ended_held_hears_a_mark_only_after_its_failed_task_was_cleared(run):
+    """A mark leaves a teardown that has ended as it is, so nobody would ask the controller for anything."""
+    run.put(**UNTIL_GATE_5, gate_5="failed")
+    run.schedule()
+    run.put(settle="success", verdict="failed")
+    run.schedule()
+    run.mark("failed")
+    assert run.states()["settle"] == "success"
+    run.clear("gate_5")
+    run.mark("failed")
+    states = run.states()
+    assert {states[task] for task in TEARDOWNS} == {None}
+    assert decide(states, None).retreat is State.CANCELLED
+
+
 def test_a_run_that_is_marked_between_two_tasks_is_cancelled_too(run):
     run.put(**UNTIL_GATE_5)
     run.mark("failed")
@@ -97,4 +112,5 @@ def test_a_live_rollout_is_called_held_with_its_share_and_the_way_on():
     held = {"since": "t", "by": "airflow:x", "reason": "gate_5 failed"}
     name, reason = outcome(pictures.rollout(percent=5.0, held=held), decide({}, None))
     assert name == "held"
-    assert "5 % of the traffic stays: gate_5 failed; clear" in reason
+    assert reason.startswith("5 % of the traffic stays: gate_5 failed; clear the task to go on")
+    assert "clear it and mark the run as failed to take the traffic back" in reason

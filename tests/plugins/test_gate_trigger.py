@@ -5,17 +5,19 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from plugins.gate import Look, Outcome
+from plugins.gate import DISAGREEMENT, Look, Outcome
 from plugins.triggers.gate import Gate, GateTrigger
 from sluice.errors import FatalError
 from sluice.spec_policy import Policy
 from tests.plugins import pictures
 from tests.plugins.pictures import EPOCH, NOW_S, ROLLOUT, STAGE
+from tests.plugins.stand import refusal
 
 NOW = datetime.fromtimestamp(NOW_S, UTC)
 LEASE = ("POST", f"/v1/rollouts/{ROLLOUT}/lease")
 GET = ("GET", f"/v1/rollouts/{ROLLOUT}")
 EVIDENCE = ("GET", f"/v1/rollouts/{ROLLOUT}/evidence")
+HOLD, RESUME = (("POST", f"/v1/rollouts/{ROLLOUT}/{name}") for name in ("hold", "resume"))
 QUERY = ("GET", "/api/v1/query")
 
 
@@ -138,6 +140,7 @@ HOLDS = [
         id="a-person-holds-it",
     ),
     pytest.param({GET: (503, {})}, {}, "answered 503", id="the-controller-is-away"),
+    pytest.param({GET: (401, {})}, {}, "answered 401", id="the-controller-does-not-take-the-token"),
     pytest.param(
         {GET: (200, pictures.rollout(stage=STAGE - 1)), LEASE: (200, pictures.rollout(stage=STAGE - 1))},
         {},
@@ -160,12 +163,76 @@ def test_anything_less_than_two_passes_holds_and_says_why(world, theirs, ours, r
 def test_harm_that_only_prometheus_shows_puts_the_rollout_on_hold(world):
     controller, prometheus = world
     prometheus.answers[QUERY] = (200, pictures.vector(pictures.watch(ok=1_000, bad=500)))
-    controller.answers["POST", f"/v1/rollouts/{ROLLOUT}/hold"] = (200, pictures.rollout())
+    controller.answers[HOLD] = (200, pictures.rollout())
     look = gate(*world).look(NOW)
     assert look.outcome is Outcome.HOLD
     assert "disagree: harm by Prometheus" in look.reason
-    (held,) = controller.calls("POST", f"/v1/rollouts/{ROLLOUT}/hold")
-    assert (held.body["epoch"], held.body["by"]) == (EPOCH, "airflow:gate")
+    (held,) = controller.calls(*HOLD)
+    assert (held.body["epoch"], held.body["by"]) == (EPOCH, DISAGREEMENT)
+
+
+@pytest.mark.parametrize("status", [503, 409])
+def test_a_hold_that_the_controller_does_not_take_is_tried_again_at_the_next_look(world, status):
+    controller, prometheus = world
+    prometheus.answers[QUERY] = (200, pictures.vector(pictures.watch(ok=1_000, bad=500)))
+    controller.answers[HOLD] = [(status, refusal("ledger", "locked")), (200, pictures.rollout())]
+    looker = gate(*world)
+    assert [looker.look(NOW).outcome for _ in range(2)] == [Outcome.HOLD] * 2
+    assert len(controller.calls(*HOLD)) == 2
+
+
+def held_by(who):
+    return pictures.rollout(held={"since": "t", "reason": "r", "by": who})
+
+
+WITHHELD = (200, {"verdict": pictures.verdict("hold", f"held since t by {DISAGREEMENT}: r")})
+
+
+def test_the_gate_lifts_its_own_hold_when_the_readings_agree_again_and_then_passes(world):
+    """One scrape that came late must not need a person."""
+    controller, _ = world
+    controller.answers |= {
+        GET: [(200, held_by(DISAGREEMENT)), (200, held_by(DISAGREEMENT)), (200, pictures.rollout())],
+        LEASE: (200, held_by(DISAGREEMENT)),
+        EVIDENCE: [WITHHELD, (200, {"verdict": pictures.verdict()})],
+        RESUME: (200, pictures.rollout()),
+    }
+    looker = gate(*world)
+    assert [looker.look(NOW).outcome for _ in range(2)] == [Outcome.HOLD, Outcome.PASS]
+    (lifted,) = controller.calls(*RESUME)
+    assert (lifted.body["epoch"], lifted.body["by"]) == (EPOCH, DISAGREEMENT)
+
+
+HARMFUL = pictures.watch(ok=1_000, bad=500)
+OLD = pictures.replace(pictures.watch(), newest_at_s=NOW_S - 3_600)
+STAYS = [
+    pytest.param({}, {QUERY: (503, {})}, id="prometheus-is-away"),
+    pytest.param({}, {QUERY: (200, pictures.vector(None))}, id="prometheus-holds-no-samples"),
+    pytest.param(
+        {}, {QUERY: (200, pictures.vector(pictures.with_nan(pictures.watch())))}, id="prometheus-holds-a-nan"
+    ),
+    pytest.param({}, {QUERY: (200, pictures.vector(OLD))}, id="prometheus-holds-what-is-an-hour-old"),
+    pytest.param({}, {QUERY: (200, pictures.vector(HARMFUL))}, id="prometheus-still-shows-harm"),
+    pytest.param({EVIDENCE: (200, {"verdict": None})}, {}, id="the-controller-has-no-verdict"),
+    pytest.param(
+        {EVIDENCE: (200, {"verdict": pictures.verdict("harm", "9 of 9")})}, {}, id="the-controller-sees-harm"
+    ),
+    pytest.param(
+        {GET: [(200, held_by(DISAGREEMENT)), (200, held_by("eve"))]}, {}, id="it-is-eves-hold-by-now"
+    ),
+    pytest.param({GET: (200, held_by("eve")), LEASE: (200, held_by("eve"))}, {}, id="it-is-eves-hold"),
+]
+
+
+@pytest.mark.parametrize(("theirs", "ours"), STAYS)
+def test_a_hold_stays_while_the_readings_do_not_agree_and_when_it_is_not_the_gates(world, theirs, ours):
+    controller, prometheus = world
+    held = (200, held_by(DISAGREEMENT))
+    controller.answers |= {GET: held, LEASE: held, EVIDENCE: WITHHELD, RESUME: (200, pictures.rollout())}
+    controller.answers |= theirs
+    prometheus.answers |= ours
+    assert gate(*world).look(NOW).outcome is not Outcome.PASS
+    assert controller.calls(*RESUME) == []
 
 
 ENDS = [

@@ -1,9 +1,11 @@
 """The tasks that raise traffic and the gates between them, against a server in the controller's place."""
 
+import contextlib
+
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, TaskDeferred
 
-from plugins.gate import Look, Outcome
+from plugins.gate import DISAGREEMENT, Look, Outcome
 from plugins.operators import open_stage
 from plugins.operators.open_stage import OpenStageOperator
 from plugins.runs import RunFacts
@@ -108,12 +110,24 @@ def test_a_first_deployment_skips_the_stages_before_the_last_and_says_so(run, co
     assert controller.asked == []
 
 
-@pytest.mark.parametrize(("by", "lifted"), [("airflow:promote__tiny:run-1:settle", 1), ("eve", 0)])
-def test_a_cleared_task_lifts_its_own_runs_hold_and_nobody_elses(run, controller, by, lifted):
+BY = [
+    pytest.param("airflow:promote__tiny:run-1:settle", 1, id="settle-of-this-run"),
+    pytest.param("airflow:promote__tiny:run-0:settle", 0, id="settle-of-another-run"),
+    pytest.param(DISAGREEMENT, 0, id="a-gate-whose-readings-disagree"),
+    pytest.param("eve", 0, id="a-person"),
+]
+
+
+@pytest.mark.parametrize(("by", "lifted"), BY)
+@pytest.mark.parametrize("task", ["open_50", "gate_50"])
+def test_a_cleared_task_lifts_the_hold_of_its_own_runs_settle_and_no_other(run, controller, task, by, lifted):
+    """A gate that is marked as done must not lead past the hold that says why it did not pass."""
+    run.task_id = task
     run.xcoms["review_50", "response"] = answered("Approve", "ada")
-    controller.answers[GET] = (200, pictures.rollout(held={"since": "t", "reason": "r", "by": by}))
+    controller.answers[GET] = (200, {**OPENED, "held": {"since": "t", "reason": "r", "by": by}})
     controller.answers[RESUME] = (200, OPENED)
-    open_50().execute(context(run))
+    with contextlib.suppress(TaskDeferred):
+        (open_50() if task == "open_50" else gate_50()).execute(context(run))
     assert len(controller.calls(*RESUME)) == lifted
 
 
@@ -129,6 +143,15 @@ def test_a_gate_waits_without_a_worker_until_an_hour_after_the_stage_opened(run,
     assert values["deadline"] == "2026-09-21T15:00:00+00:00"
     assert (values["stage"], values["epoch"], values["rollout"]) == (2, EPOCH, ROLLOUT)
     assert [stage["percent"] for stage in values["policy"]["stages"]] == [1, 5, 50, 100]
+
+
+def test_a_gate_judges_by_the_policy_that_the_controller_holds(run, controller):
+    """It is stricter than the spec's where this release was turned back before."""
+    stored = {**OPENED["policy"], "gates": {**OPENED["policy"]["gates"], "beta": 0.0025}}
+    controller.answers[GET] = (200, {**OPENED, "policy": stored})
+    with pytest.raises(TaskDeferred) as deferred:
+        gate_50().execute(context(run))
+    assert deferred.value.trigger.serialize()[1]["policy"]["gates"]["beta"] == 0.0025
 
 
 def test_a_gate_of_a_stage_that_was_never_opened_fails(run):

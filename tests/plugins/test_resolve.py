@@ -94,6 +94,7 @@ def test_the_form_reaches_the_release_and_its_policy(world, controller):
         pytest.param(
             {}, {"review": [50]}, ["params.review = [50]", "review.before"], id="a-review-without-a-task"
         ),
+        pytest.param({}, {"retry_resaon": "x"}, ["retry_resaon = 'x'", "retry_reason"], id="no-such-param"),
     ],
 )
 def test_bad_input_fails_for_good_with_its_name_and_the_next_step(world, controller, changes, params, words):
@@ -129,14 +130,32 @@ def test_on_active_wait_looks_again_later_and_then_begins(world, controller):
     assert controller.asked[0].body["on_active"] == "wait"
 
 
-@pytest.mark.parametrize("code", ["already-stable", "turned-back"])
-def test_nothing_new_ends_a_scheduled_run_green_and_fails_a_triggered_one(world, controller, code):
-    controller.answers[BEGIN] = (409, refusal(code, "this release was here before"))
-    ti, poke = resolve(world, run_type="scheduled")
+@pytest.mark.parametrize("on_active", ["refuse", "wait", "supersede"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(refusal("already-stable", "this release was here before"), id="already-stable"),
+        pytest.param(refusal("turned-back", "this release was here before"), id="turned-back"),
+        pytest.param(
+            refusal(
+                "active-rollout",
+                "this release was here before: it is being rolled out already",
+                running={"rollout": "tiny-2"},
+                same_release=True,
+            ),
+            id="being-rolled-out",
+        ),
+    ],
+)
+def test_nothing_new_ends_a_scheduled_run_green_and_fails_a_triggered_one(
+    world, controller, answer, on_active
+):
+    controller.answers[BEGIN] = (409, answer)
+    ti, poke = resolve(world, run_type="scheduled", on_active=on_active)
     assert poke()
     assert "this release was here before" in ti.xcoms["resolve", "skipped"]
     assert ("resolve", "return_value") not in ti.xcoms
-    _, poke = resolve(world)
+    _, poke = resolve(world, on_active=on_active)
     with pytest.raises(AirflowFailException, match="this release was here before"):
         poke()
 

@@ -24,6 +24,8 @@ WHOLE: dict[str, Any] = {
             "image": "builder:1",
         }
     ],
+    "images": {"exporter": "sluice/exporter:dev", "calibration": "sluice/exporter:dev"},
+    "server": {"image": "sluice/runtime:dev"},
 }
 
 

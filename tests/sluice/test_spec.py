@@ -8,11 +8,21 @@ from pydantic import ValidationError
 
 from sluice.errors import PolicyError, SpecError
 from sluice.spec import ReleaseSpec, parse_spec
+from sluice.spec_checks import (
+    DEFAULT_LEASE_S,
+    DEFAULT_NO_HARM_BEFORE,
+    DEFAULT_PERCENTS,
+    DEFAULT_REVIEW_S,
+)
 from sluice.spec_policy import Policy
 from tests.sluice.specs import parse, whole
 
 SHIPPED = Path(__file__).parents[2] / "dags" / "models" / "minilm.yaml"
-ENV = {"SLUICE_CHECKPOINTS": "/checkpoints", "SLUICE_CPU_ARCH": "cpu-avx512vnni"}
+ENV = {
+    "SLUICE_CHECKPOINTS": "/checkpoints",
+    "SLUICE_CPU_ARCH": "cpu-avx512vnni",
+    "SLUICE_IMAGE_TAG": "dev-0123abcd",
+}
 TARGET = whole()["targets"][0]
 
 
@@ -143,6 +153,12 @@ def problems(changes=None, **drop):
         pytest.param({"server.command": []}, "server.command", "must not be empty", id="no-command"),
         pytest.param({"server.env": {"A-B": "c"}}, "server.env", "environment variable", id="env-name"),
         pytest.param({"lease.then": "panic"}, "lease.then", "'hold' or 'retreat'", id="lease"),
+        pytest.param(
+            {"lease.then": "retreat", "review.before": [50]},
+            "lease.then",
+            "lease.ttl_s is 1800, review.timeout_s is 86400; make lease.ttl_s at least 86700",
+            id="a-review-outlasts-the-lease",
+        ),
         pytest.param({"keep_turned_back_s": -1}, "keep_turned_back_s", "at least 0", id="negative-time"),
         *(
             pytest.param(
@@ -221,6 +237,41 @@ def test_shares_of_several_targets_sum_to_one():
     assert [target.share for target in parse({"targets": three}).targets] == [0.1, 0.2, 0.7]
 
 
+REVIEWED = {
+    "lease.ttl_s": 900,
+    "lease.then": "retreat",
+    "review.before": ["deploy", 1, 50],
+    "review.timeout_s": 600,
+}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({}, id="the-lease-outlasts-the-review"),
+        pytest.param({"lease.ttl_s": 60, "lease.then": "hold"}, id="silence-only-holds"),
+        pytest.param({"lease.ttl_s": 60, "review.before": ["deploy", 1]}, id="no-traffic-is-there-yet"),
+    ],
+)
+def test_a_retreat_by_lease_and_a_review_may_go_together_where_no_traffic_would_go_back(changes):
+    parse({**REVIEWED, **changes})
+
+
+def test_a_lease_as_long_as_a_review_is_too_short_also_for_the_controller():
+    """The last renewal comes before the question and the next one after the answer."""
+    lease = {"ttl_s": 600, "then": "retreat"}
+    assert list(problems({**REVIEWED, "lease.ttl_s": lease["ttl_s"]})) == ["lease.then"]
+    with pytest.raises(PolicyError, match=r"lease\.then.*before 50 %"):
+        Policy.from_json({**parse(REVIEWED).policy(), "lease": lease})
+
+
+def test_the_defaults_that_the_checks_assume_are_the_defaults():
+    bare = parse()
+    assert (bare.lease.ttl_s, bare.review.timeout_s) == (DEFAULT_LEASE_S, DEFAULT_REVIEW_S)
+    assert tuple(stage.percent for stage in bare.stages) == DEFAULT_PERCENTS
+    assert bare.gates.no_harm_before == DEFAULT_NO_HARM_BEFORE
+
+
 def test_names_that_kubernetes_could_not_hold_are_refused():
     found = problems({"service": "s" * 40, "targets.0.arch": "a" * 16})
     assert list(found) == ["targets.0.arch"]
@@ -247,8 +298,8 @@ def test_text_that_is_no_spec_is_refused_with_its_line(text, line, says):
     assert (problem.line, says in problem.message) == (line, True)
 
 
-def spec_text(line=""):
-    return yaml.safe_dump(whole(), sort_keys=False) + line
+def spec_text(line="", **drop):
+    return yaml.safe_dump(whole(**drop), sort_keys=False) + line
 
 
 @pytest.mark.parametrize(
@@ -315,13 +366,16 @@ def test_a_variable_cannot_change_the_structure():
 
 
 def test_a_plain_variable_takes_the_kind_of_its_value_and_a_quoted_one_is_a_text():
-    assert parse_spec(spec_text("server:\n  port: ${SLUICE_P}\n"), {"SLUICE_P": "8001"}).server.port == 8001
+    env = {"SLUICE_P": "8001"}
+    text = spec_text("server:\n  image: runtime:1\n  port: ${SLUICE_P}\n", drop=("server",))
+    assert parse_spec(text, env).server.port == 8001
     with pytest.raises(SpecError, match="whole number"):
-        parse_spec(spec_text('server: {port: "${SLUICE_P}"}\n'), {"SLUICE_P": "8001"})
+        parse_spec(text.replace("${SLUICE_P}", '"${SLUICE_P}"'), env)
 
 
 def test_a_doubled_dollar_is_a_literal():
-    spec = parse_spec(spec_text('server: {command: ["$${HOME}", "$5"]}\n'), {})
+    line = 'server: {image: "runtime:1", command: ["$${HOME}", "$5"]}\n'
+    spec = parse_spec(spec_text(line, drop=("server",)), {})
     assert spec.server.command == ("${HOME}", "$5")
 
 
@@ -329,13 +383,29 @@ def test_a_doubled_dollar_is_a_literal():
 
 
 def test_the_shipped_spec_is_the_page_s_and_every_default_in_it_is_the_default():
-    """minilm.yaml shows the defaults to whoever copies it: they must be the ones in force."""
+    """minilm.yaml shows the defaults to whoever copies it: they must be the ones in force, but for its review."""
     spec = parse_spec(SHIPPED.read_text(), ENV)
-    required = ("service", "model", "targets")
-    bare = ReleaseSpec.from_dict({name: spec.to_dict()[name] for name in required})
-    assert bare == spec
+    required = {name: spec.to_dict()[name] for name in ("service", "model", "targets", "images")}
+    bare = ReleaseSpec.from_dict({**required, "server": {"image": spec.server.image}})
+    assert (bare.review.before, spec.review.before) == ((), ("deploy",))
+    review = {**spec.to_dict()["review"], "before": []}
+    assert ReleaseSpec.from_dict({**spec.to_dict(), "review": review}) == bare
     assert [stage.percent for stage in spec.stages] == [1, 5, 50, 100]
     assert spec.model.source == "/checkpoints/minilm"
+
+
+def test_every_image_of_the_shipped_spec_has_the_tag_that_the_environment_gives():
+    """A tag that stays while the code changes would let the store answer for code that is gone."""
+    spec = parse_spec(SHIPPED.read_text(), ENV)
+    assert {spec.images.exporter, spec.images.calibration} == {"sluice/exporter:dev-0123abcd"}
+    assert {target.image for target in spec.targets} == {"sluice/engine-builder:dev-0123abcd"}
+    assert spec.server.image == "sluice/runtime:dev-0123abcd"
+
+
+@pytest.mark.parametrize("path", ["images.exporter", "images.calibration", "server.image", "targets.0.image"])
+def test_an_image_is_never_a_default(path):
+    """Whatever the default's tag were, it would not be of the code that runs."""
+    assert problems(drop=(path,))[path].message == "required, but missing"
 
 
 def test_bars_and_objectives_that_are_left_out_keep_their_defaults():

@@ -59,13 +59,21 @@ class _Stream:
 class Gateways:
     """See `TrafficPlane` in interface.py for the contract of each public method."""
 
-    def __init__(self, *, on_entries: OnEntries, clock: Callable[[], float] = time.time) -> None:
-        self._on_entries, self._clock = on_entries, clock
+    def __init__(
+        self,
+        *,
+        on_entries: OnEntries,
+        on_gateways: Callable[[list[str]], None] = lambda _: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """on_gateways: told the names of all gateways that are here or may come back, whenever they change."""
+        self._on_entries, self._on_gateways, self._clock = on_entries, on_gateways, clock
         self._wanted: Snapshot | None = None
         self._state: TrafficState | None = None
         self._intake = Intake()
         self._streams: dict[int, _Stream] = {}
         self._nodes: dict[str, Node] = {}
+        self._told: list[str] = []  # names as told last
         self._lost: dict[str, float] = {}  # node -> until when it may route a candidate's share, unix s
         self._changed = asyncio.Event()
         self._server: grpc.aio.Server | None = None
@@ -80,6 +88,10 @@ class Gateways:
         await server.start()
         self._server = server
         return bound
+
+    def expect(self, nodes: Iterable[str], ttl_s: float) -> None:
+        """Gateways of an earlier life that may still route a candidate's share, for `ttl_s` from now at most."""
+        self._lost |= dict.fromkeys(nodes, self._clock() + ttl_s)
 
     async def stop(self) -> None:
         """End every stream; the gateways keep what they have."""
@@ -113,7 +125,9 @@ class Gateways:
             if report.complete or report.rejected or left_s <= 0:
                 return report
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), left_s)
+                # not `wait_for`, which loses a cancellation that comes in the moment of the news
+                async with asyncio.timeout(left_s):
+                    await self._changed.wait()
 
     def status(self) -> list[GatewayStatus]:
         """Every gateway connected, or lost while it may route a candidate's share."""
@@ -144,6 +158,7 @@ class Gateways:
         self._streams[id(stream)] = stream
         self._node(node).since_s = self._clock()
         self._lost.pop(node, None)
+        self._tell()
         return stream
 
     def closed(self, stream: _Stream) -> None:
@@ -152,6 +167,7 @@ class Gateways:
         node = stream.session.node
         if stream.session.ttl_s is not None and not self._of(node):
             self._lost[node] = self._clock() + stream.session.ttl_s
+        self._tell()
         self._changed.set()
 
     def pump(self, stream: _Stream) -> list[DiscoveryResponse]:
@@ -174,6 +190,12 @@ class Gateways:
     def counted(self, node: str, request: metrics_service_pb2.ExportMetricsServiceRequest) -> None:
         """One report of counters."""
         self._node(node).on_counts(counts_by_cluster(request), self._clock())
+
+    def _tell(self) -> None:
+        names = sorted({stream.session.node for stream in self._streams.values()} | set(self._still_lost()))
+        if names != self._told:
+            self._told = names
+            self._on_gateways(names)
 
     # -- inside -------------------------------------------------------------------------------------------
 
@@ -267,7 +289,8 @@ class _Ads(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):
             ttl_s = stream.session.ttl_s
             left_s = None if ttl_s is None else renewed + ttl_s / 3 - time.monotonic()
             try:
-                await asyncio.wait_for(stream.wake.wait(), None if left_s is None else max(0.0, left_s))
+                async with asyncio.timeout(None if left_s is None else max(0.0, left_s)):
+                    await stream.wake.wait()
             except TimeoutError:
                 due = stream.session.heartbeat()
                 renewed = time.monotonic()

@@ -2,7 +2,8 @@
 
 Problem: Envoy counts an access-log entry as written while nobody receives it, so silence looks like health.
 Invariant: a gateway whose events are short by more than 1 %, whose log is silent while requests flow, or whose
-counters stop is named stale with the reason; what cannot be compared is stale, never fine.
+counters stop is named stale with the reason; what cannot be compared is stale, never fine. A cluster that Envoy no
+longer reports was removed: what it counted last is compared for another minute, then it is forgotten.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ SETTLE_S: Final = 1.5  # an entry is on its way for so long at most: flush 0.05 
 EDGE_S: Final = 0.1  # a counter and its entry are stamped this far apart at most
 BINS: Final = 20  # per second
 SILENT_S: Final = 10.0
+RATE_S: Final = 5.5  # five reports, one a second, and their jitter
 SHORTFALL: Final = 0.01
 SURELY: Final = 7.0  # messages expected and none came: chance below 0.1 %
 
@@ -39,6 +41,11 @@ class _Cluster:
     ends: Counter[int] = field(
         default_factory=Counter
     )  # error entries received, by BINS-th of a second of their end
+
+    @property
+    def newest_s(self) -> float:
+        """When it was last heard of, by Envoy's clock."""
+        return self.counts[-1].at_s if self.counts else max(self.ends, default=0) / BINS
 
 
 @dataclass(slots=True)
@@ -69,6 +76,12 @@ class Node:
             kept.append(counts)
             while kept[0].at_s < counts.at_s - SPAN_S - SETTLE_S:
                 kept.popleft()
+        self._forget_removed()
+
+    def _forget_removed(self) -> None:
+        if self.reported_s is not None:
+            oldest = self.reported_s - SPAN_S
+            self.clusters = {name: kept for name, kept in self.clusters.items() if kept.newest_s >= oldest}
 
     def on_log(self, now_s: float) -> None:
         """A message of either access log came."""
@@ -95,7 +108,7 @@ class Node:
             requests=last.requests - first.requests,
             errors=last.errors - first.errors,
             received=received,
-            requests_per_s=self._rate(kept.counts),
+            requests_per_s=self._rate(kept),
         )
 
     def stale(self, counts: list[ClusterCount], now_s: float) -> str | None:
@@ -119,15 +132,11 @@ class Node:
             return None
         return f"access log silent for {gap_s:.0f} s while about {math.floor(flowed)} requests flowed"
 
-    @staticmethod
-    def _rate(counts: deque[Counts]) -> float:
-        """Requests per second over the last 5 s of reports; 0 when there is only one."""
-        if len(counts) < 2:
-            return 0.0
-        last = counts[-1]
-        first = next((c for c in counts if c.at_s >= last.at_s - 5.5), counts[0])
-        span_s = last.at_s - first.at_s
-        return (last.requests - first.requests) / span_s if span_s > 0 else 0.0
+    def _rate(self, kept: _Cluster) -> float:
+        """Requests per second over the last 5 s of reports; 0 when there is only one, or none so late."""
+        recent = [c for c in kept.counts if c.at_s >= (self.reported_s or 0.0) - RATE_S]
+        span_s = recent[-1].at_s - recent[0].at_s if recent else 0.0
+        return (recent[-1].requests - recent[0].requests) / span_s if span_s > 0 else 0.0
 
 
 def _bounds(counts: deque[Counts]) -> tuple[Counts, Counts]:

@@ -155,6 +155,7 @@ class Session:
         if partial and not kind.sent and not self._fresh:
             return []  # it kept weights from before; do not take them away while the routes are on their way
         layers |= {k: v for k, v in self._layers.items() if k in wanted.layers and k not in layers}
+        layers = {k: layer.covering(self._line.get(k, frozenset())) for k, layer in layers.items()}
         version = wanted.versions["rtds"] + ("+" if partial else "")
         same = layers == self._layers and wanted.common == self._common
         if same and (partial or version in (kind.sent, kind.nacked)) and not kind.unanswered_names:

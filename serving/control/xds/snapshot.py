@@ -52,10 +52,21 @@ IDLE_S: Final = 4  # below the 5 s after which common Python servers close a con
 class ServiceLayer:
     """The weights of one service: what the runtime layer says and what it presupposes."""
 
+    service: str
     keys: Mapping[str, int]  # runtime key -> weight
     routed: frozenset[str]  # clusters that get traffic by it
     candidate: int  # buckets that the candidate holds
     ttl_s: float | None  # None when no candidate has traffic: nothing to fall back from
+
+    def covering(self, clusters: Iterable[str]) -> ServiceLayer:
+        """With a weight of 0 for each of these clusters that has none.
+
+        A route still names a version that has left the line until its own change arrives, and without a key it
+        would fall back to the route's weight: on promotion, to all of the previous version's traffic.
+        """
+        prefix = weight_prefix(self.service)
+        missing = {key: 0 for cluster in clusters if (key := f"{prefix}.{cluster}") not in self.keys}
+        return replace(self, keys={**self.keys, **missing}) if missing else self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +129,7 @@ def weight_prefix(service: str) -> str:
 def _layer(traffic: ServiceTraffic) -> ServiceLayer:
     prefix = weight_prefix(traffic.service)
     return ServiceLayer(
+        service=traffic.service,
         keys={f"{prefix}.{piece.cluster}": piece.weight for piece in traffic.line},
         routed=frozenset(piece.cluster for piece in traffic.line if piece.weight),
         candidate=traffic.candidate_weight,

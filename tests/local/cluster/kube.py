@@ -236,8 +236,11 @@ def deployment(name: str, replicas: int, code: str = SERVER, **container: Any) -
     return {"metadata": {"name": name}, "spec": body}
 
 
+SERVICE_PORT = 8080  # the emulator binds it on this machine, where one below 1024 needs a right
+
+
 def service(name: str) -> dict[str, Any]:
-    ports = [{"name": "http", "port": 80, "targetPort": "http"}]
+    ports = [{"name": "http", "port": SERVICE_PORT, "targetPort": "http"}]
     return {"metadata": {"name": name}, "spec": {"selector": {"app": name}, "ports": ports}}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -14,7 +15,17 @@ from typing import Any
 
 import pytest
 
-from tests.local.cluster.kube import POD_IP, SERVER, Emulator, Kube, alive, deployment, pod, service
+from tests.local.cluster.kube import (
+    POD_IP,
+    SERVER,
+    SERVICE_PORT,
+    Emulator,
+    Kube,
+    alive,
+    deployment,
+    pod,
+    service,
+)
 
 LONG = "import time; print('up'); time.sleep(600)"
 
@@ -69,6 +80,27 @@ def test_kinds_and_verbs_that_are_not_served_are_501(
     status, answer = emulator.call(method, path, None if method == "GET" else {})
     assert (status, answer["kind"]) == (501, "Status")
     assert named in answer["message"]
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"dryRun": ["All"]}, "dryRun"),
+        ({"propagationPolicy": "Orphan"}, "propagationPolicy Orphan"),
+        ({"propagationPolicy": "Sideways"}, "propagationPolicy Sideways"),
+        ({"gentleness": 3}, "gentleness"),
+    ],
+)
+def test_a_deletion_that_asks_for_what_is_not_honoured_deletes_nothing(
+    emulator: Emulator, local: Kube, options: dict[str, Any], named: str
+) -> None:
+    """kubectl sends a dry run in the body, where nobody looked: it deleted."""
+    local.core.create_namespaced_config_map(local.namespace, {"metadata": {"name": "kept"}})
+    path = f"/api/v1/namespaces/{local.namespace}/configmaps/kept"
+    status, answer = emulator.call("DELETE", path, options)
+    assert (status, answer["reason"]) == (501, "NotImplemented")
+    assert named in answer["message"]
+    assert emulator.call("GET", path)[0] == 200
 
 
 def test_what_is_taken_and_not_enforced_comes_with_a_warning(local: Kube) -> None:
@@ -140,8 +172,25 @@ def test_a_service_address_forwards_to_a_ready_pod(local: Kube) -> None:
     local.apps.create_namespaced_deployment(local.namespace, deployment("front", 1))
     local.await_endpoints("front", lambda found: len(found) == 1)
     address = local.core.read_namespaced_service("front", local.namespace).spec.cluster_ip
-    with urllib.request.urlopen(f"http://{address}/", timeout=60) as answer:
+    with urllib.request.urlopen(f"http://{address}:{SERVICE_PORT}/", timeout=60) as answer:
         assert answer.read() == b"ok"
+
+
+def test_a_service_whose_port_cannot_be_opened_is_refused_by_name_and_not_left_behind(
+    emulator: Emulator, local: Kube
+) -> None:
+    """A port below 1024 is the usual one, for whoever is not root; here a port that somebody else has."""
+    path = f"/api/v1/namespaces/{local.namespace}/services"
+    with socket.create_server(("127.9.9.9", 0)) as taken:
+        body = service("shut")
+        port = body["spec"]["ports"][0]["port"] = taken.getsockname()[1]
+        body["spec"]["clusterIP"] = "127.9.9.9"
+        status, answer = emulator.call("POST", path, body)
+    assert (status, answer["details"]["causes"][0]["field"]) == (422, "spec.ports[0].port")
+    assert f"{port} cannot be opened on 127.9.9.9 (" in answer["message"]
+    assert "choose another" in answer["message"]
+    assert emulator.call("GET", f"{path}/shut")[0] == 404
+    assert emulator.call("POST", path, body)[0] == 201, "nothing of the first try holds the address"
 
 
 def test_twelve_serving_pods_of_one_port_become_ready_together(local: Kube) -> None:

@@ -65,6 +65,17 @@ def test_logs_are_cut_by_lines_and_carry_timestamps(kube: Kube) -> None:
     assert kube.log("lines", since_seconds=3600) == "a\nb\nc\n"
 
 
+def test_a_progress_bar_is_one_line_of_the_log_read_at_once_or_followed(kube: Kube) -> None:
+    """Each carriage return ended a line once: what follows it has no stamp to cut off, and the answer broke there."""
+    bar = "\r 10 % of it all\r100 % of it\x0b\x0c all\n"
+    code = f"import sys, time; print('up'); time.sleep(0.5); sys.stdout.write({bar!r}); print('done')"
+    kube.create_pod(pod("bar", code))
+    kube.await_phase("bar", "Running", "Succeeded")
+    assert kube.follow("bar").read().decode() == f"up\n{bar}done\n"
+    assert kube.log("bar") == f"up\n{bar}done\n"
+    assert kube.log("bar", tail_lines=2) == f"{bar}done\n"
+
+
 def test_the_log_of_a_pod_that_has_not_started_is_400(kube: Kube) -> None:
     kube.create_pod(pod("waits", "print(1)", nodeSelector={"sluice.dev/none": "here"}))
     with pytest.raises(ApiException) as caught:

@@ -2,12 +2,13 @@
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
 from time import monotonic
 
 import numpy as np
+import psutil
 import pytest
 
 from local.demo.faulty_server import FAIL_EVERY, FAULTS, Fail, RejectLong, Slow, fault_of
@@ -28,7 +29,13 @@ def faulty(fault: str, engine: Path, *more: str) -> Iterator[Server]:
     with serving(
         engine, argv=[sys.executable, "-m", "local.demo.faulty_server", "--fault", fault, "--", *usual]
     ) as it:
-        yield it
+        behind = psutil.Process(it.process.pid).children()
+        try:
+            yield it
+        finally:  # killed, it takes nothing with it; in a cluster that is the container's part
+            for process in behind:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -43,7 +43,9 @@ async def drive(handler, *, requests, rate_rps=2000.0):
 async def test_every_request_has_one_line_with_version_and_status():
     async def handler(request):
         await request.read()
-        return web.Response(status=500, headers={"x-sluice-version": "7", "x-envoy-upstream-service-time": "4"})
+        return web.Response(
+            status=500, headers={"x-sluice-version": "7", "x-envoy-upstream-service-time": "4"}
+        )
 
     rows, seen = await drive(handler, requests=40)
     assert len(rows) == len(seen)

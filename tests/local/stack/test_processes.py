@@ -1,16 +1,19 @@
 """Nothing that the stack starts may outlive it, however it ends."""
 
+import contextlib
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 
-from local.stack.processes import Processes, Program, end_group, kill_listed, start_time
-from sluice.errors import RetryableError
+from local.stack.processes import Processes, Program, end_group, free_ports, kill_listed, start_time
+from sluice.errors import FatalError, RetryableError
 
 # A program that ignores SIGTERM and leaves a child in a session of its own, as Airflow and MLflow do.
 STUBBORN = (
@@ -103,3 +106,45 @@ def test_a_program_that_ended_is_named_with_the_end_of_its_log(tmp_path):
     with pytest.raises(RetryableError, match=r"short ended with exit code 7.*the reason"):
         processes.assert_alive("short")
     processes.close()
+
+
+def test_nothing_starts_once_everything_has_been_ended(tmp_path):
+    """Somebody restarts a part beside the main thread while Ctrl-C ends the stack: it must stay ended."""
+    processes = Processes(tmp_path)
+    processes.start(stubborn(tmp_path))
+    members = family(tmp_path / "log")
+    processes.close()
+    for start in (lambda: processes.restart("stubborn"), lambda: processes.start(stubborn(tmp_path))):
+        with pytest.raises(FatalError, match=r"stubborn was not started"):
+            start()
+    assert gone(members)
+
+
+def test_what_is_being_started_while_everything_is_ended_does_not_outlive_it(tmp_path):
+    processes = Processes(tmp_path)
+    argv = (sys.executable, "-c", "import time; time.sleep(600)")
+    started = []
+
+    def start_until_refused():
+        with contextlib.suppress(FatalError):
+            while len(started) < 1_000:
+                program = Program(name=f"part-{len(started)}", argv=argv, log=tmp_path / "log")
+                started.append(processes.start(program))
+
+    thread = threading.Thread(target=start_until_refused)
+    thread.start()
+    while len(started) < 4:
+        time.sleep(0.001)
+    processes.close()
+    thread.join()
+    assert 4 <= len(started) < 1_000
+    for process in started:
+        process.wait(timeout=30)  # raises while it lives
+
+
+def test_no_two_free_ports_are_the_same():
+    """One after the other, each let go before the next is drawn, 500 of them would all but surely repeat one."""
+    ports = free_ports(500)
+    assert len(set(ports)) == 500
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", ports[0]))

@@ -60,6 +60,14 @@ class Desk:
         await self.attach(rollout, version)
         return await self.open(rollout, 0)
 
+    async def promoted_first(self) -> Json:
+        """A first deployment, version 1, straight to 100 % and stable."""
+        rollout = await self.begin("run-0")
+        await self.attach(rollout, "1")
+        await self.open(rollout, 3)
+        await self.passed(rollout)
+        return await self.post(f"/v1/rollouts/{rollout['id']}/promote", {"epoch": rollout["epoch"]})
+
     async def passed(self, rollout: Json, **serve: Any) -> Json:
         """Serve until the open stage has passed; the verdict."""
 

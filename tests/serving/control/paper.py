@@ -35,13 +35,19 @@ def all_well(_version: str, _uid: str) -> int:
 
 
 class PaperGateway:
-    """`weights`: cluster -> buckets now. `history`: (unix seconds, candidate weights) at every change."""
+    """`weights`: cluster -> buckets now. `history`: (unix seconds, candidate weights) at every change.
+
+    `labels`: version -> cluster, as testers reach it. `withheld`: kinds of resource that it does not acknowledge.
+    """
 
     def __init__(self, node: str = "paper-1", *, acknowledge: bool = True) -> None:
         self.node, self.acknowledge = node, acknowledge
         self.weights: dict[str, int] = {}
         self.history: list[tuple[float, dict[str, int]]] = []
         self.order: list[str] = []
+        self.labels: dict[str, str] = {}
+        self.paths: set[str] = set()
+        self.withheld: frozenset[str] = frozenset()
         self.versions: dict[str, str] = {}
         self.salt = ""
         self.addresses: dict[str, list[tuple[str, int]]] = {}
@@ -134,7 +140,7 @@ class PaperGateway:
             names = self._apply(kind, response)
             async with self._changed:
                 self._changed.notify_all()
-            if self.acknowledge:
+            if self.acknowledge and kind not in self.withheld:
                 await self._confirm(kind, names, response)
             else:
                 self._unanswered.append((kind, names, response))
@@ -170,16 +176,19 @@ class PaperGateway:
         self.addresses[load.cluster_name] = [(end.address, end.port_value) for end in ends]
 
     def _take_routes(self, routes: RouteConfiguration) -> None:
-        for host in routes.virtual_hosts:
-            for route in host.routes:
-                for cluster in route.route.weighted_clusters.clusters:
-                    self.versions[cluster.name] = cluster.response_headers_to_add[0].header.value
-                if route.name == "hash":
-                    clusters = route.route.weighted_clusters.clusters
-                    self.order = [cluster.name for cluster in clusters]
-                    self.salt = route.route.hash_policy[0].header.regex_rewrite.substitution.removesuffix(
-                        r":\1"
-                    )
+        every = [route for host in routes.virtual_hosts for route in host.routes]
+        self.paths = {route.match.path_separated_prefix for route in every}
+        self.labels = {}
+        for route in every:
+            clusters = route.route.weighted_clusters.clusters
+            for cluster in clusters:
+                self.versions[cluster.name] = cluster.response_headers_to_add[0].header.value
+            if route.name.startswith("label:"):
+                self.labels[route.name.removeprefix("label:")] = clusters[0].name
+            if route.name == "hash":
+                self.order = [cluster.name for cluster in clusters]
+                rewrite = route.route.hash_policy[0].header.regex_rewrite
+                self.salt = rewrite.substitution.removesuffix(r":\1")
 
     def _take_weights(self, layer: Runtime) -> None:
         weights = {

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from serving.control.rollouts import Retreat
 from sluice.stages import State
 from tests.serving.control.conftest import Desk, Desks
 from tests.serving.control.parts import begin_body, policy, until
@@ -39,6 +40,52 @@ async def test_a_second_run_is_refused_and_told_which_one_runs(desk: Desk, on_ac
     error = (await desk.begin("run-2", 409, on_active=on_active))["error"]
     assert error["code"] == "active-rollout"
     assert (error["running"]["rollout"], error["running"]["run_id"]) == (first["id"], "run-1")
+
+
+@pytest.mark.parametrize("on_active", ["refuse", "wait", "supersede"])
+async def test_a_release_that_is_being_rolled_out_does_not_supersede_itself(
+    desk: Desk, on_active: str
+) -> None:
+    """A nightly run that finds the same checkpoint again would otherwise start its own rollout over."""
+    first = await desk.running()
+    digest = first["release_digest"]
+    error = (await desk.begin("run-2", 409, release_digest=digest, on_active=on_active))["error"]
+    assert (error["code"], error["same_release"]) == ("active-rollout", True)
+    assert "this release is being rolled out already" in error["message"]
+    assert error["running"]["rollout"] == first["id"]
+    assert ((await desk.state(first))["state"], desk.gateway.share("2")) == ("running", 1_000)
+
+
+async def test_a_run_that_may_not_begin_supersedes_nobody(desk: Desk) -> None:
+    """Every refusal comes before the retreat: stable already, turned back before, a path that is another's."""
+    adopt = {"adopt": "http://127.0.0.1:9001"}
+    stable = await desk.promoted_first()
+    bad = await desk.begin("run-2")
+    body = {"reason": "slow", "by": "ann", "outcome": "turned_back"}
+    await desk.post(f"/v1/rollouts/{bad['id']}/retreat", body)
+    elsewhere = policy(first_deployment=adopt)
+    elsewhere["traffic"] = {"prefix": "/v2/models/another-one", "uid_header": "x-user-id", "timeout_s": 5}
+    await desk.post("/v1/rollouts", begin_body("run-9", service="other", policy=elsewhere), 201)
+    running = await desk.running("run-3", "3", policy=policy())
+    for changes, status, code in (
+        ({"release_digest": stable["release_digest"]}, 409, "already-stable"),
+        ({"release_digest": bad["release_digest"]}, 409, "turned-back"),
+        ({"policy": elsewhere}, 422, "invalid-request"),
+    ):
+        error = (await desk.begin("run-4", status, on_active="supersede", **changes))["error"]
+        assert error["code"] == code
+    assert ((await desk.state(running))["state"], desk.gateway.share("3")) == ("running", 1_000)
+
+
+async def test_a_path_is_free_again_when_the_rollout_that_wished_for_it_has_ended(desk: Desk) -> None:
+    await desk.promoted_first()
+    moved = policy(traffic={"prefix": "/v3/minilm", "uid_header": "x-user-id", "timeout_s": 5})
+    wishing = await desk.begin("run-2", policy=moved)
+    error = (await desk.post("/v1/rollouts", begin_body("r", service="other", policy=moved), 422))["error"]
+    assert "/v3/minilm" in error["message"]
+    body = {"reason": "no", "by": "ann", "outcome": "cancelled"}
+    await desk.post(f"/v1/rollouts/{wishing['id']}/retreat", body)
+    await desk.post("/v1/rollouts", begin_body("r", service="other", policy=moved), 201)
 
 
 async def test_superseding_takes_the_traffic_first_and_then_draws_a_new_salt(desk: Desk) -> None:
@@ -78,9 +125,21 @@ async def test_a_release_that_was_turned_back_needs_a_reason_and_its_evidence_st
     assert error["previous"]["verdict"]["action"] == "harm"
     again = await desk.begin("run-2", release_digest=digest, retry_reason="a disk was full")
     assert (again["retry_reason"], again["earlier"]["tries"]) == ("a disk was full", 1)
-    head = desk.controller.ledger.head(again["id"])
-    assert head is not None
-    assert head.policy["gates"]["beta"] == policy()["gates"]["beta"] / 2
+    assert again["policy"]["gates"]["beta"] == policy()["gates"]["beta"] / 2
+
+
+async def test_a_second_try_shows_no_harm_before_its_last_stage_whatever_the_spec_asks_for(
+    desk: Desk,
+) -> None:
+    gates = policy()["gates"] | {"no_harm_before": [25]}
+    rules = policy(first_deployment={"adopt": "http://127.0.0.1:9001"}, gates=gates)
+    rollout = await desk.running(policy=rules)
+    assert rollout["policy"]["gates"]["no_harm_before"] == [25]
+    first = await turned_back(desk, rollout)
+    again = await desk.begin(
+        "run-2", release_digest=first["release_digest"], retry_reason="again", policy=rules
+    )
+    assert again["policy"]["gates"]["no_harm_before"] == [25, 100]
 
 
 async def test_a_first_deployment_goes_to_everybody_at_once_and_is_then_watched(desk: Desk) -> None:
@@ -156,9 +215,8 @@ async def test_a_restart_after_a_retreat_that_nobody_heard_tells_the_gateways(de
     """The ledger is the truth: the row was written, the process died before the push."""
     async with desks() as desk:
         rollout = await desk.running()
-        desk.controller.commands.rollouts._close_row(
-            rollout["id"], State.CANCELLED, reason="power cut", by="ann", verdict=None
-        )
+        retreat = Retreat(goal=State.CANCELLED, reason="power cut", by="ann")
+        desk.controller.commands.rollouts._close_row(rollout["id"], retreat)
         assert desk.gateway.share("2") == 1_000
     async with desks() as desk:
         await desk.gateway.until(lambda: desk.gateway.share("2") == 0)
@@ -190,6 +248,41 @@ async def test_a_ledger_that_cannot_be_written_does_not_save_a_bad_version(
     await until(recorded)
     assert (await desk.decisions(rollout))[-1]["verdict"]["action"] == "harm"
     assert desk.gateway.share("2") == 0
+
+
+async def test_a_persons_retreat_that_the_ledger_cannot_take_is_not_forgotten(
+    desk: Desk, tmp_path: Path
+) -> None:
+    """The answer says that the traffic is away; the row comes by itself, and until then nothing opens or promotes."""
+    rollout = await desk.running()
+    path = f"/v1/rollouts/{rollout['id']}"
+    with closing(sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)) as blocker:
+        blocker.execute("BEGIN IMMEDIATE")
+        body = {"reason": "not this one", "by": "ann", "outcome": "rejected"}
+        error = (await desk.post(f"{path}/retreat", body, 503))["error"]
+        assert (error["code"], "has been taken away" in error["message"]) == ("ledger", True)
+        assert "written" in error["next_step"]
+        assert desk.gateway.share("2") == 0
+        later = {"reason": "another", "by": "bob", "outcome": "cancelled"}
+        await desk.post(f"{path}/retreat", later, 503)
+        for call in ({"stage": 0}, {"stage": 1}):
+            error = (await desk.post(f"{path}/open", {"epoch": rollout["epoch"], **call}, 409))["error"]
+            assert (error["code"], error["state"]) == ("ended", "rejected")
+        assert (await desk.state(rollout))["state"] == "running"
+
+    async def recorded() -> bool:
+        return (await desk.state(rollout))["zero_acked_at"] is not None
+
+    await until(recorded)
+    last = (await desk.decisions(rollout))[-1]
+    assert (last["action"], last["by"], last["reason"]) == ("reject", "ann", "not this one")
+    assert desk.gateway.share("2") == 0
+
+
+async def test_a_retreat_of_nothing_is_owed_to_nobody(desk: Desk) -> None:
+    body = {"reason": "r", "by": "ann", "outcome": "cancelled"}
+    await desk.post("/v1/rollouts/nope-1/retreat", body, 404)
+    assert desk.controller.commands.rollouts.owed == frozenset()
 
 
 async def test_two_services_do_not_touch_each_other(desk: Desk) -> None:

@@ -141,6 +141,36 @@ async def test_a_retreat_beats_an_opening_that_waits_for_its_acknowledgement(des
         assert (ended["state"], ended["zero_acked_at"]) == ("cancelled", None)
 
 
+async def test_a_retreat_is_known_to_be_over_before_the_candidates_label_is_taken_away(desks: Desks) -> None:
+    """The weights alone are waited for; a route that a gateway is slow to take must not hide that they are at 0."""
+    async with desks(ack_wait_s=2.0) as desk:
+        rollout = await desk.running()
+        assert "2" in desk.gateway.labels
+        desk.gateway.withheld = frozenset({"rds"})
+        body = {"reason": "stop", "by": "ann", "outcome": "cancelled"}
+        ended = await desk.post(f"/v1/rollouts/{rollout['id']}/retreat", body)
+        assert ended["zero_acked_at"]
+        await desk.gateway.until(lambda: "2" not in desk.gateway.labels)
+        assert "2" in desk.gateway.versions.values()
+
+
+async def test_another_path_in_a_new_release_holds_from_its_promotion_on(desk: Desk) -> None:
+    """Clients of stable call the old one until there is another stable version to call."""
+    adopt = {"adopt": "http://127.0.0.1:9001"}
+    cancelled = await desk.begin(policy=policy(first_deployment=adopt))
+    body = {"reason": "stop", "by": "ann", "outcome": "cancelled"}
+    await desk.post(f"/v1/rollouts/{cancelled['id']}/retreat", body)
+    moved = {"prefix": "/v3/minilm", "uid_header": "x-user-id", "timeout_s": 5}
+    rules = policy(traffic=moved, stages=[{"percent": p, "dwell_s": 0.2} for p in (50, 100)])
+    rollout = await desk.running("run-2", policy=rules)
+    await desk.passed(rollout)
+    await desk.open(rollout, 1)
+    await desk.passed(rollout)
+    assert desk.gateway.paths == {"/v2/models/minilm"}
+    await desk.post(f"/v1/rollouts/{rollout['id']}/promote", {"epoch": rollout["epoch"]})
+    await desk.gateway.until(lambda: desk.gateway.paths == {"/v3/minilm"})
+
+
 async def test_a_stage_that_no_gateway_acknowledged_is_not_open_and_never_passes(desks: Desks) -> None:
     async with desks(ack_wait_s=0.5) as desk:
         rollout = await desk.begin(policy=policy(first_deployment={"adopt": "http://127.0.0.1:9001"}))
@@ -167,6 +197,22 @@ async def test_held_means_that_a_pass_opens_nothing_and_resume_lifts_it(desk: De
     await desk.passed(rollout)
     await desk.open(rollout, 1)
     assert desk.gateway.share("2") == 2_500
+
+
+async def test_a_persons_hold_takes_the_place_of_a_tasks_and_no_task_replaces_a_persons(desk: Desk) -> None:
+    """A task lifts its own hold when it goes on; a person's must outlast that."""
+    rollout = await desk.running()
+    path = f"/v1/rollouts/{rollout['id']}/hold"
+
+    async def held_by(by: str) -> str:
+        body = {"epoch": rollout["epoch"], "reason": f"{by} says so", "by": by}
+        return (await desk.post(path, body))["held"]["by"]
+
+    assert await held_by("airflow:gate") == "airflow:gate"
+    assert await held_by("airflow:settle") == "airflow:gate"
+    assert await held_by("ann") == "ann"
+    assert await held_by("airflow:gate") == "ann"
+    assert await held_by("bob") == "ann"
 
 
 async def test_harm_beats_a_hold(desk: Desk) -> None:

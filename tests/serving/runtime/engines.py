@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from serving.runtime.backend import OnnxRuntimeBackend
 from serving.runtime.device import machine_arch
 from sluice.manifest import EngineManifest
 
@@ -65,6 +66,18 @@ def unmasked_engine(folder: Path) -> Path:
     return _write(folder, nodes, constants, inputs, outputs, axes, {})
 
 
+def broken_engine(folder: Path) -> Path:
+    """Adds a row of two numbers: a length of 2 is answered, every other one is an error of the engine."""
+    nodes = [helper.make_node("Add", ["values", "row"], ["sum"])]
+    inputs = [{"name": "values", "dtype": "float32", "dims": ["batch", "length"]}]
+    outputs = [{"name": "sum", "dtype": "float32", "dims": ["batch", "length"]}]
+    axes = {
+        "batch": {"min": 1, "opt": 1, "max": 2, "buckets": [1, 2]},
+        "length": {"min": 2, "opt": 2, "max": 6, "buckets": [2, 6]},
+    }
+    return _write(folder, nodes, {"row": np.ones((1, 2), np.float32)}, inputs, outputs, axes, {})
+
+
 def _slowly(turns: int) -> tuple[list[onnx.NodeProto], dict[str, np.ndarray]]:
     """embedding = plain + 0 x (a chain of matrix products that hangs on the request)."""
     square = np.eye(512, dtype=np.float32)
@@ -107,7 +120,7 @@ def _write(
         "service": "tiny",
         "arch": machine_arch(),
         "backend": "onnxruntime",
-        "backend_version": "1.32.0",
+        "backend_version": OnnxRuntimeBackend.version(),
         "precision": "fp32",
         "onnx_sha256": "0" * 64,
         "engine_file": "engine.onnx",

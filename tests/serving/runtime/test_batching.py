@@ -107,6 +107,18 @@ def test_sizes_of_a_run_are_exact_or_the_next_buckets(tiny):
     assert run_sizes([Text([1, 2])], model, exact=True) == {"batch": 1, "sequence": 4}
 
 
+@pytest.mark.parametrize("width", [WIDTH - 1, WIDTH + 1])
+def test_an_output_of_another_fixed_size_than_the_manifests_is_no_answer(tiny, width: int):
+    """Too long an embedding was once cut to the stated width, and answered with 200."""
+    model, _ = tiny
+    outputs = {
+        "embedding": np.zeros((1, width), np.float32),
+        "states": np.zeros((1, 4, WIDTH), np.float32),
+    }
+    with pytest.raises(ValueError, match=rf"embedding' has shape \[1, {width}\], the manifest says"):
+        split([Text([1, 2, 3, 4])], model, outputs)
+
+
 def test_what_is_warmed(tiny):
     model, _ = tiny
     every = model.buckets(combined=True)

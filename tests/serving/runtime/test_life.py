@@ -4,14 +4,16 @@ import hashlib
 import json
 import socket
 import subprocess
+import sys
 from pathlib import Path
 from threading import Barrier, Lock, Thread
 
 import onnx
+import onnxruntime
 import pytest
 
 from serving.runtime.device import machine_arch
-from tests.serving.runtime.engines import embedding_engine
+from tests.serving.runtime.engines import broken_engine, embedding_engine
 from tests.serving.runtime.server import ROOT, Client, Server, command, request, serving
 
 ROW = [1, 2, 3, 4]
@@ -30,6 +32,10 @@ def refused(engine: Path, *more: str) -> tuple[int, list[str]]:
     [
         ({"arch": "cpu-generic"}, ("arch is cpu-generic", machine_arch(), "build an engine for this target")),
         ({"arch": "sm_90"}, ("arch is sm_90", machine_arch(), "build an engine for this target")),
+        (
+            {"backend_version": "1.2.3"},
+            ("backend_version is 1.2.3", onnxruntime.__version__, "build the engine again"),
+        ),
         ({"engine_sha256": "a" * 64}, ("engine_sha256 is aaaa", "build it again")),
         ({"backend": "tensorrt"}, ("plan header: magic is", "wanted b'ftrt'", "build it again")),
         ({"engine_file": "other.onnx"}, ("other.onnx cannot be read", "build the engine again")),
@@ -91,6 +97,28 @@ def test_weights_beside_the_engine_are_checked_against_the_receipt(tmp_path: Pat
     code, lines = refused(engine)
     assert code == 3
     assert "engine.onnx.data has digest" in lines[-1]
+
+
+def test_a_warm_up_that_fails_is_refused_with_the_shape_and_one_line(tmp_path: Path):
+    code, lines = refused(broken_engine(tmp_path / "e"))
+    assert (code, len(lines)) == (3, 1)
+    assert lines[0].startswith("error: engine engine.onnx cannot be loaded: it fails at batch=1 length=6: ")
+    assert "build the engine again" in lines[0]
+
+
+def test_what_nobody_thought_of_still_ends_with_one_line_behind_its_trace(tiny_engine: Path):
+    code = (
+        "import sys, serving.runtime.app as app\n"
+        "def broken(*_, **__): raise RuntimeError('two\\nlines')\n"
+        "app.model_of = broken\n"
+        "sys.exit(app.main(sys.argv[1:]))"
+    )
+    argv = [sys.executable, "-c", code, *command(tiny_engine)[3:]]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    *trace, last = done.stderr.splitlines()
+    assert done.returncode == 3
+    assert trace[0].startswith("Traceback")
+    assert last == "error: RuntimeError: two lines; read the trace above in the pod's log"
 
 
 def test_an_address_in_use_ends_with_4(tiny_engine: Path):

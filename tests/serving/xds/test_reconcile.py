@@ -82,6 +82,43 @@ def test_a_gateway_without_counters_is_stale() -> None:
     assert reason(heard(5, errors_per_s=1, received_per_s=1), 16.0) == "no counters for 11 s"
 
 
+def removed_after(seconds: int) -> Node:
+    """Cluster "c" lost all of its 10 errors a second, then the gateway dropped it; "d" goes on."""
+    node = heard(10, errors_per_s=10, received_per_s=0)
+    for second in range(11, 11 + seconds):
+        node.on_log(float(second))
+        node.on_counts({"d": Counts(at_s=float(second), requests=second, errors=0)}, float(second))
+    return node
+
+
+def test_a_cluster_that_was_removed_is_forgotten_a_minute_later() -> None:
+    """Its last minute would otherwise stand still: evidence stale for ever because of a version long retired."""
+    assert "never arrived" in (reason(removed_after(55), 66.0) or "")
+    node = removed_after(61)
+    assert (reason(node, 72.0), set(node.clusters)) == (None, {"d"})
+
+
+def test_a_late_entry_does_not_bring_a_removed_cluster_back() -> None:
+    node = removed_after(61)
+    node.on_error("c", 10.5)
+    node.on_counts({"d": Counts(at_s=73.0, requests=73, errors=0)}, 73.0)
+    assert set(node.clusters) == {"d"}
+
+
+def test_a_removed_cluster_has_no_rate() -> None:
+    """Counted with that of the version that took its place, it would halve what is sampled."""
+    assert heard(10, errors_per_s=0, received_per_s=0).count("g", "c").requests_per_s == 100
+    assert removed_after(6).count("g", "c").requests_per_s == 0
+
+
+def test_a_gap_of_minutes_in_the_reports_is_no_new_cluster() -> None:
+    """The controller was away, Envoy was not: its counters are not counted from zero."""
+    node = heard(10, errors_per_s=10, received_per_s=10)
+    for second in (200, 201, 202, 203):
+        node.on_counts({"c": Counts(at_s=float(second), requests=20_000, errors=2_000)}, float(second))
+    assert (node.count("g", "c").errors, reason(node, 203.0)) == (0, None)
+
+
 def test_old_counts_leave_the_span() -> None:
     """A loss is visible for a minute after it, then evidence may be trusted again."""
     node = heard(10, errors_per_s=10, received_per_s=0)

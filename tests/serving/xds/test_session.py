@@ -106,6 +106,27 @@ def test_a_retreat_waits_for_nothing() -> None:
     assert peer.want(traffic("m", 0, candidate="3", ready=False))[0] == "rtds"
 
 
+def test_a_promotion_gives_the_previous_version_no_request_back() -> None:
+    """Weights may be there before the route that drops version 1: until then its weight is 0 by name."""
+    peer = Peer()
+    peer.want(traffic("m", 100))
+    peer.settle()
+    whole = traffic("m", 100)
+    promoted = ServiceTraffic(
+        **{
+            **{name: getattr(whole, name) for name in ServiceTraffic.__dataclass_fields__},
+            "line": (Slice(arch="a", side="stable", version="2", cluster="m-v2", weight=10_000),),
+            "endpoints": {"m-v2": whole.endpoints["m-v2"]},
+            "stable_fallback": (("m-v2", 10_000),),
+        }
+    )
+    sent = peer.want(promoted)
+    early = [weights(response) for response in peer.unanswered if KINDS[response.type_url] == "rtds"]
+    assert early in ([], [{"m-v2": 10_000, "m-v1": 0}]), sent
+    peer.settle()
+    assert peer.session._layers["m"].keys == {"sluice.weight.m.m-v2": 10_000}
+
+
 def test_a_retreat_of_one_service_does_not_wait_for_anothers_clusters() -> None:
     """B's new cluster never gets ready; A's weights go out all the same, B's stay as they were."""
     peer = Peer()

@@ -182,6 +182,21 @@ async def test_no_gateway_is_no_acknowledgement() -> None:
         await gateways.stop()
 
 
+@pytest.mark.parametrize("turns", range(4))
+async def test_who_waits_for_gateways_can_be_stopped_whatever_a_gateway_says_meanwhile(turns: int) -> None:
+    """A guard that lost its cancellation to an acknowledgement of the same moment kept the controller from ending."""
+    gateways = Gateways(on_entries=lambda entries: None)
+    waiting = asyncio.create_task(gateways.wait_acked(await gateways.apply(TrafficState()), 1.0))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    gateways.closed(gateways.opened("gateway-9"))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+
+
 async def test_a_lost_gateway_waits_until_its_time_to_live_is_over(world: World) -> None:
     """It may still route the candidate's share: a retreat is not complete without it."""
     now = [1_000.0]
