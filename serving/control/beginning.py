@@ -117,7 +117,7 @@ class RolloutBeginner:
                 stable=None,
             )
             session.add(service)
-        elif _settled(find_latest(session, request.service)):
+        elif (latest := find_latest(session, request.service)) is None or latest.settled:
             service.salt = self._p.new_salt()
         adopt = policy.first_deployment.adopt
         if service.stable is None and adopt is not None:
@@ -198,16 +198,6 @@ def _refuse_stable(service: ServiceRow | None, request: BeginRequest) -> None:
             "nothing to do",
             fields={"version": service.stable["version"]},
         )
-
-
-def _settled(latest: Head | None) -> bool:
-    """Whether no gateway can still route to the candidate of the service's last rollout."""
-    return (
-        latest is None
-        or not latest.opened
-        or latest.state == State.PROMOTED
-        or latest.zero_acked_at is not None
-    )
 
 
 def _earlier(heads: list[Head]) -> dict[str, Any] | None:

@@ -153,6 +153,11 @@ class Head:
             return 0
         return self.percents[self.stage]
 
+    @property
+    def settled(self) -> bool:
+        """Whether no gateway can still route to this rollout's candidate as to a candidate."""
+        return not self.opened or self.state == "promoted" or self.zero_acked_at is not None
+
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
