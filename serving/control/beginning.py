@@ -27,7 +27,7 @@ from serving.control.ledger import (
     find_run,
 )
 from serving.control.models import BeginRequest, RetreatRequest
-from serving.control.policy import Policy, parse_policy, stricter
+from serving.control.policy import Policy, parse_policy, refuse_blind_retry, stricter
 from serving.control.problems import ControlProblem, conflict
 from serving.control.rollouts import Parts, Rollouts, iso
 from serving.control.traffic import routing_policy
@@ -132,10 +132,13 @@ def _refuse(session: Session, request: BeginRequest, policy: Policy) -> list[Hea
     if active is not None and active.release_digest == request.release_digest:
         raise _active(active, same=True)
     _refuse_prefix(session, request.service, policy.traffic.prefix)
-    _refuse_stable(session.get(ServiceRow, request.service), request)
+    service = session.get(ServiceRow, request.service)
+    _refuse_stable(service, request)
     earlier = find_ended(session, request.service, request.release_digest, State.TURNED_BACK)
     if earlier and request.retry_reason is None:
         raise _turned_back(earlier[-1])
+    if earlier and service is not None and service.stable is not None:
+        refuse_blind_retry(policy)
     return earlier
 
 
