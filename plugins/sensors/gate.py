@@ -59,9 +59,8 @@ class GateSensor(BaseSensorOperator):
             rollout=facts.rollout,
             epoch=facts.epoch,
             stage=self.stage,
-            policy=rollout[
-                "policy"
-            ],  # the controller's: it is stricter where this release was turned back before
+            # the controller's, not the spec's: it is stricter where this release was turned back before
+            policy=rollout["policy"],
             deadline=deadline.isoformat(),
             controller_conn_id=self.controller_conn_id,
             prometheus_conn_id=self.prometheus_conn_id,

@@ -27,7 +27,7 @@ from serving.control.ledger import (
     find_run,
 )
 from serving.control.models import BeginRequest, RetreatRequest
-from serving.control.policy import Policy, parse_policy, stricter
+from serving.control.policy import Policy, parse_policy, refuse_blind_retry, stricter
 from serving.control.problems import ControlProblem, conflict
 from serving.control.rollouts import Parts, Rollouts, iso
 from serving.control.traffic import routing_policy
@@ -117,7 +117,7 @@ class RolloutBeginner:
                 stable=None,
             )
             session.add(service)
-        elif _settled(find_latest(session, request.service)):
+        elif (latest := find_latest(session, request.service)) is None or latest.settled:
             service.salt = self._p.new_salt()
         adopt = policy.first_deployment.adopt
         if service.stable is None and adopt is not None:
@@ -132,10 +132,13 @@ def _refuse(session: Session, request: BeginRequest, policy: Policy) -> list[Hea
     if active is not None and active.release_digest == request.release_digest:
         raise _active(active, same=True)
     _refuse_prefix(session, request.service, policy.traffic.prefix)
-    _refuse_stable(session.get(ServiceRow, request.service), request)
+    service = session.get(ServiceRow, request.service)
+    _refuse_stable(service, request)
     earlier = find_ended(session, request.service, request.release_digest, State.TURNED_BACK)
     if earlier and request.retry_reason is None:
         raise _turned_back(earlier[-1])
+    if earlier and service is not None and service.stable is not None:
+        refuse_blind_retry(policy)
     return earlier
 
 
@@ -198,16 +201,6 @@ def _refuse_stable(service: ServiceRow | None, request: BeginRequest) -> None:
             "nothing to do",
             fields={"version": service.stable["version"]},
         )
-
-
-def _settled(latest: Head | None) -> bool:
-    """Whether no gateway can still route to the candidate of the service's last rollout."""
-    return (
-        latest is None
-        or not latest.opened
-        or latest.state == State.PROMOTED
-        or latest.zero_acked_at is not None
-    )
 
 
 def _earlier(heads: list[Head]) -> dict[str, Any] | None:

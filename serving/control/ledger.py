@@ -25,6 +25,7 @@ from sqlalchemy import (
     String,
     Text,
     create_engine,
+    delete,
     event,
     select,
     text,
@@ -100,7 +101,7 @@ class ServiceRow(_Base):
 
 
 class SnapshotRow(_Base):
-    """The newest copy of what the controller had counted, so that a restart goes on counting."""
+    """The newest copy of what the controller had counted, so that a restart goes on counting; of live rollouts."""
 
     __tablename__ = "snapshots"
     key: Mapped[str] = mapped_column(String(120), primary_key=True)
@@ -152,6 +153,11 @@ class Head:
         if self.stage is None or self.state not in ("running", "promoted"):
             return 0
         return self.percents[self.stage]
+
+    @property
+    def settled(self) -> bool:
+        """Whether no gateway can still route to this rollout's candidate as to a candidate."""
+        return not self.opened or self.state == "promoted" or self.zero_acked_at is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,6 +276,7 @@ def move(session: Session, old: Head, new: Head, decision: Decision | None) -> H
     """Compare-and-set `old` to `new` and append the decision. Returns `new` with its counter.
 
     `decision` None: bookkeeping that decides nothing (an acknowledgement came, the lease was renewed).
+    A rollout that ends takes its snapshot with it: nobody goes on counting for it.
     Raises StaleHeadError, and writes nothing, when `old` is no longer what the ledger holds.
     """
     values = _columns(new) | {"counter": old.counter + 1}
@@ -280,6 +287,8 @@ def move(session: Session, old: Head, new: Head, decision: Decision | None) -> H
         raise StaleHeadError(old.id)
     if decision is not None:
         session.add(_row(new, decision, from_state=old.state))
+    if old.active and not new.active:
+        session.execute(delete(SnapshotRow).where(SnapshotRow.key == old.id))
     session.flush()
     return Head(**{f.name: getattr(new, f.name) for f in fields(Head)} | {"counter": old.counter + 1})
 

@@ -32,6 +32,7 @@ from serving.control.ledger import Ledger, find_latest
 from serving.control.metrics import registry
 from serving.control.opening import StageOpener
 from serving.control.rollouts import ACK_WAIT_S, CAPACITY_WAIT_S, Parts, Rollouts, utc_now
+from serving.control.traffic import routing_policy
 from serving.control.world import World
 from serving.control.xds.gateways import Gateways
 from sluice.stages import State
@@ -148,9 +149,9 @@ def routed_for_s(ledger: Ledger) -> float | None:
     for service in ledger.services():
         with ledger.read() as session:
             head = find_latest(session, service.service)
-        if head is None or not head.opened or head.state == State.PROMOTED or head.zero_acked_at is not None:
-            continue
-        found.append(float(head.policy["gateway_lost"]["ttl_s"]))
+        if head is not None and not head.settled:
+            rules = routing_policy(service.stable, service.policy, head)
+            found.append(float(rules["gateway_lost"]["ttl_s"]))
     return max(found, default=None)
 
 

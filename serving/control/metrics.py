@@ -21,6 +21,9 @@ from sluice.latency import quantile
 from sluice.stages import State
 
 QUANTILES: Final = (0.5, 0.95, 0.99)
+LATENCY_S: Final = (
+    60.0  # a version that serves nobody has no latency; a quiet one is still seen by some scrapes
+)
 
 
 def registry(parts: Parts, guard: Guard) -> CollectorRegistry:
@@ -69,14 +72,16 @@ class ControlCollector(Collector):
         )
         latency = GaugeMetricFamily(
             "sluice_latency_ms",
-            "Duration of sampled requests, last 10 s and more",
+            f"Duration of sampled requests of the last {LATENCY_S:.0f} s",
             labels=["service", "version", "quantile"],
         )
+        oldest_s = self._p.now().timestamp() - LATENCY_S
         for service, meter in self._p.evidence.meters().items():
             for version, count in meter.requests.items():
                 requests.add_metric([service, version], count)
             for version, live in meter.live.items():
-                durations = sorted(duration for _, duration in live.recent if duration is not None)
+                recent = (duration for at_s, duration in live.recent if at_s > oldest_s)
+                durations = sorted(duration for duration in recent if duration is not None)
                 for share in QUANTILES if durations else ():
                     latency.add_metric([service, version, str(share)], quantile(durations, share))
         yield requests

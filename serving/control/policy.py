@@ -22,11 +22,23 @@ def parse_policy(raw: Mapping[str, Any]) -> Policy:
         raise invalid(problems) from error
 
 
+def refuse_blind_retry(policy: Policy) -> None:
+    """A second try must show no harm before its last stage. Raises ControlProblem 422 when nothing comes before it."""
+    if len(policy.stages) == 1:
+        percent = policy.stages[0].percent
+        message = (
+            f"this release was turned back before, so it must show no harm before {percent} %, and nothing is compared "
+            "before the first stage: put a smaller stage before it"
+        )
+        raise invalid([{"path": "policy.stages.0.percent", "value": percent, "message": message}])
+
+
 def stricter(policy: Policy, *, tries: int) -> dict[str, Any]:
     """The policy as JSON, as it holds for a release that was turned back `tries` times (>= 0).
 
     It must not get a fresh chance of slipping through each time: its k-th try has beta / 2^(k-1), so that all tries
-    together stay below 2 x beta, and has to show no harm before the last stage whatever the spec asks for.
+    together stay below 2 x beta, and has to show no harm before the last stage whatever the spec asks for. (With one
+    stage alone, a first deployment's, there is nothing to compare with.)
     """
     plain = policy.to_dict()
     gates, last = plain["gates"], policy.stages[-1].percent

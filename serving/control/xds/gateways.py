@@ -154,10 +154,10 @@ class Gateways:
 
     def opened(self, node: str) -> _Stream:
         """A gateway opened its ADS stream."""
-        stream = _Stream(Session(node))
+        now_s, until_s = self._clock(), self._lost.pop(node, None)
+        stream = _Stream(Session(node, held_s=None if until_s is None else max(0.0, until_s - now_s)))
         self._streams[id(stream)] = stream
-        self._node(node).since_s = self._clock()
-        self._lost.pop(node, None)
+        self._node(node).since_s = now_s
         self._tell()
         return stream
 
@@ -165,8 +165,8 @@ class Gateways:
         """Its stream ended, whoever ended it."""
         del self._streams[id(stream)]
         node = stream.session.node
-        if stream.session.ttl_s is not None and not self._of(node):
-            self._lost[node] = self._clock() + stream.session.ttl_s
+        if stream.session.held_s is not None and not self._of(node):
+            self._lost[node] = self._clock() + stream.session.held_s
         self._tell()
         self._changed.set()
 

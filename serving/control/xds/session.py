@@ -52,10 +52,14 @@ class _Kind:
 
 
 class Session:
-    """State of one stream. Feed it requests and the wanted snapshot; it says what to send."""
+    """State of one stream. Feed it requests and the wanted snapshot; it says what to send.
 
-    def __init__(self, node: str) -> None:
-        self.node = node
+    held_s: for how long the gateway may go on with a candidate's weights once it is cut off. It is what was sent,
+    or what an earlier stream left it with, until the gateway acknowledges something else; None = it has none.
+    """
+
+    def __init__(self, node: str, *, held_s: float | None = None) -> None:
+        self.node, self.held_s = node, held_s
         self.kinds = {kind: _Kind() for kind in TYPE_URLS}
         self.nonces = 0  # responses made so far
         self._fresh: bool | None = (
@@ -88,6 +92,8 @@ class Session:
             kind.nacked, kind.error = version, _short(request.error_detail.message)
             return
         kind.acked, kind.error = version, None
+        if name == "rtds" and version == kind.sent:
+            self.held_s = self.ttl_s
         if name == "rds" and version in self._line_sent:
             self._line = self._line_sent[version]
             self._line_sent = {}
@@ -161,6 +167,7 @@ class Session:
         if same and (partial or version in (kind.sent, kind.nacked)) and not kind.unanswered_names:
             return []
         self._layers, self._common = layers, wanted.common
+        self.held_s = max((s for s in (self.held_s, self.ttl_s) if s is not None), default=None)
         self._rtds = self._with_ttl(runtime(layers.values(), wanted.common))
         return [self._respond("rtds", version, [self._rtds])]
 

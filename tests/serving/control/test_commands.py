@@ -142,6 +142,18 @@ async def test_a_second_try_shows_no_harm_before_its_last_stage_whatever_the_spe
     assert again["policy"]["gates"]["no_harm_before"] == [25, 100]
 
 
+async def test_a_second_try_in_one_stage_is_refused_and_supersedes_nobody(desk: Desk) -> None:
+    """Straight to everybody: no harm could be shown before."""
+    first = await turned_back(desk, await desk.running())
+    running = await desk.running("run-2", "3", policy=policy())
+    gates = policy()["gates"] | {"no_harm_before": []}
+    rules = policy(gates=gates, stages=[{"percent": 100, "dwell_s": 0.2}])
+    again = {"release_digest": first["release_digest"], "retry_reason": "again", "policy": rules}
+    error = (await desk.begin("run-3", 422, on_active="supersede", **again))["error"]
+    assert [problem["path"] for problem in error["problems"]] == ["policy.stages.0.percent"]
+    assert (await desk.state(running))["state"] == "running"
+
+
 async def test_a_first_deployment_goes_to_everybody_at_once_and_is_then_watched(desk: Desk) -> None:
     rollout = await desk.begin()
     assert rollout["first_deployment"]

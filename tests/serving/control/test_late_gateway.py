@@ -59,6 +59,17 @@ async def test_a_restart_still_waits_for_a_gateway_that_may_route_the_candidate(
         assert names == waiting
 
 
+async def test_a_restart_waits_for_as_long_as_the_gateways_were_told(desks: Desks) -> None:
+    """While there is a stable version its time to live holds, not that of the release being rolled out."""
+    async with desks(ack_wait_s=0.5) as desk, PaperGateway("paper-2").running(desk.xds_port):
+        await desk.promoted_first()
+        rollout = await desk.running(policy=policy(gateway_lost={"ttl_s": 0.2}))
+    async with desks(ack_wait_s=0.5) as desk:
+        ask = {"reason": "stop", "by": "ann", "outcome": "cancelled"}
+        ended = await desk.post(f"/v1/rollouts/{rollout['id']}/retreat", ask)
+        assert ended["zero_acked_at"] is None
+
+
 async def test_a_gateway_that_routes_no_candidate_is_not_waited_for_after_a_restart(desks: Desks) -> None:
     async with desks() as desk, PaperGateway("paper-2").running(desk.xds_port):
         await desk.begin(policy=policy(first_deployment={"adopt": "http://127.0.0.1:9001"}))

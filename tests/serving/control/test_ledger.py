@@ -111,11 +111,26 @@ def test_readers_do_not_wait_for_a_writer(ledger: Ledger) -> None:
 
 
 def test_decisions_are_never_updated_or_deleted() -> None:
-    """No statement of the module can: the only update is that of heads, and there is no delete."""
+    """No statement of the module can: the only update is that of heads, the only delete that of snapshots."""
     source = inspect.getsource(module)
     assert source.count("update(") == 1
     assert "update(HeadRow)" in source
-    assert "delete(" not in source
+    assert source.count("delete(") == 1
+    assert "delete(SnapshotRow)" in source
+
+
+def test_a_rollout_that_ends_leaves_no_snapshot_behind(ledger: Ledger) -> None:
+    """They are the largest rows, and nobody goes on counting for what is over."""
+    with ledger.write() as session:
+        create(session, head(), BEGIN)
+    ledger.save_snapshots(NOON, {"m-1": b"counts", "addresses": b"{}"})
+    for changes in ({"state": "running"}, {"state": "running", "ended_at": NOON}):
+        assert ledger.snapshot("m-1") == b"counts"
+        seen = ledger.head("m-1")
+        assert seen is not None
+        with ledger.write() as session:
+            move(session, seen, replace(seen, **changes), None)
+    assert (ledger.snapshot("m-1"), ledger.snapshot("addresses")) == (None, b"{}")
 
 
 @pytest.mark.parametrize("dialect", [sqlite.dialect(), postgresql.dialect()], ids=["sqlite", "postgresql"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from sluice.evidence import from_samples
@@ -47,6 +48,18 @@ async def test_people_see_the_share_the_e_values_and_each_versions_requests(desk
     assert rows["sluice_requests_total", "2"] > 0
     assert rows["sluice_requests_total", "adopted"] > rows["sluice_requests_total", "2"]
     assert ("sluice_latency_ms", "2") in rows
+
+
+async def test_a_version_that_serves_nobody_any_more_has_no_latency(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its last values would stand in every graph until the controller restarts."""
+    rollout = await desk.running()
+    await desk.passed(rollout)
+    monkeypatch.setattr("serving.control.metrics.LATENCY_S", 0.0)
+    names = {name for name, _, _ in await scraped(desk)}
+    assert "sluice_latency_ms" not in names
+    assert "sluice_requests_total" in names
 
 
 async def test_without_an_open_stage_there_is_nothing_to_judge(desk: Desk) -> None:

@@ -193,6 +193,18 @@ def test_the_time_to_live_is_there_only_while_a_candidate_has_traffic() -> None:
     assert wrapped.ttl.ToMilliseconds() == 600_000
 
 
+def test_a_gateway_holds_a_candidates_weights_until_it_acknowledges_others() -> None:
+    """Sent is not applied: a gateway that is lost in between still routes what it had."""
+    peer = Peer()
+    peer.want(traffic("m", 50))
+    assert peer.session.held_s == 600
+    peer.settle()
+    peer.want(traffic("m", 0))
+    assert (peer.session.ttl_s, peer.session.held_s) == (None, 600)
+    peer.settle()
+    assert peer.session.held_s is None
+
+
 def test_an_answer_to_an_older_response_is_no_acknowledgement_of_the_newer() -> None:
     """Two shares on the wire: the answer to the first leaves the second open."""
     peer = Peer()

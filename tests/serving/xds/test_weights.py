@@ -214,6 +214,25 @@ async def test_a_lost_gateway_waits_until_its_time_to_live_is_over(world: World)
     assert (await gateways.wait_acked(generation, 0)).waiting == ()
 
 
+async def test_a_gateway_lost_before_it_acknowledged_the_retreat_is_waited_for(world: World) -> None:
+    """What was sent is not what it applies; nor does coming back for a moment without a word change that."""
+    now = [1_000.0]
+    gateways = Gateways(on_entries=lambda entries: None, clock=lambda: now[0])
+    stream = gateways.opened("gateway-9")
+    await gateways.apply(world.state(50, gateway_ttl_s=30.0))
+    for request in _subscriptions():
+        stream.session.on_request(request)
+    gateways.pump(stream)
+    generation = await gateways.apply(world.state(0))
+    gateways.pump(stream)
+    gateways.closed(stream)
+    assert (await gateways.wait_acked(generation, 0)).waiting == ("gateway-9",)
+    gateways.closed(gateways.opened("gateway-9"))
+    assert (await gateways.wait_acked(generation, 0)).waiting == ("gateway-9",)
+    now[0] += 31
+    assert (await gateways.wait_acked(generation, 0)).waiting == ()
+
+
 def _subscriptions() -> list[object]:
     from envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest
 
