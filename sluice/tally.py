@@ -142,8 +142,7 @@ class Tally:
         page = self._page
         if page is None or not at_s > page.opened_at_s:
             return
-        counted = any(page.users)
-        if counted:
+        if any(page.users):
             self._spend(page)
             page = self._page = Page(
                 stage=page.stage,
