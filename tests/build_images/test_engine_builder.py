@@ -90,7 +90,7 @@ def test_choose(candidates, asked, name, text):
 )  # fmt: skip
 def test_what_was_not_timed_is_chosen_by_size_and_says_so(candidates, asked, name, text):
     bars = {**BARS, "fp16": 0.999}
-    choice = choose([measured(one, cosine, None) for one, cosine in candidates], bars, asked)
+    choice = choose([measured(one, cosine, None) for one, cosine in candidates], bars, asked, {})
     assert choice.name == name
     assert text in choice.reason
     assert name == "fp32" or "not timed" in choice.reason

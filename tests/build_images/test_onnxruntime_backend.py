@@ -10,8 +10,12 @@ from onnx import TensorProto, helper, numpy_helper
 from build_images.engine_builder import onnxruntime_backend
 from build_images.engine_builder.errors import LargestShapeError, NoRoomError, PeakMemoryError
 from build_images.engine_builder.onnxruntime_backend import OnnxRuntimeBackend
+from build_images.engine_builder.settings import BuildSettings
 from sluice.errors import FatalError
 
+ONE_THREAD = BuildSettings(
+    threads=1, profiles=(), workspace_bytes=2**30, optimization_level=3, time_limit_s=60.0
+)
 FEED = {"x": np.zeros((2, 256), np.float32)}
 
 
@@ -44,7 +48,7 @@ def test_a_full_disk_is_retryable_and_names_the_folder(source, engine, part):
     """ONNX Runtime does not say why it could not write, and so the model was blamed."""
     (engine.parent / part).symlink_to("/dev/full")
     with pytest.raises(NoRoomError) as caught:
-        OnnxRuntimeBackend().build(source, engine, threads=1)
+        OnnxRuntimeBackend().build(source, engine, arch="cpu-avx2", settings=ONE_THREAD)
     assert caught.value.exit_code == 4
     assert str(engine.parent) in str(caught.value)
     assert "No space left on device" in str(caught.value)
@@ -54,7 +58,7 @@ def test_a_full_disk_is_retryable_and_names_the_folder(source, engine, part):
 def test_a_file_that_is_no_model_is_fatal_while_there_is_room(tmp_path, engine):
     (tmp_path / "model.onnx").write_bytes(b"no model")
     with pytest.raises(FatalError, match=r"does not load model\.onnx"):
-        OnnxRuntimeBackend().build(tmp_path / "model.onnx", engine, threads=1)
+        OnnxRuntimeBackend().build(tmp_path / "model.onnx", engine, arch="cpu-avx2", settings=ONE_THREAD)
 
 
 def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
@@ -81,7 +85,7 @@ def test_a_measurement_that_is_killed_or_too_slow_is_retryable(tmp_path, monkeyp
 
 def test_an_engine_that_fails_at_its_largest_shape_is_fatal_with_its_own_words(source, engine):
     backend = OnnxRuntimeBackend()
-    backend.build(source, engine, threads=1)
+    backend.build(source, engine, arch="cpu-avx2", settings=ONE_THREAD)
     assert backend.peak_memory_bytes(engine, FEED, threads=1) > 10_000_000
     wrong = {"x": np.zeros((2, 255), np.float32)}
     with pytest.raises(LargestShapeError) as caught:
