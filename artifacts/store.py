@@ -44,7 +44,10 @@ __all__ = [
     "tree_sha256",
 ]
 
-KINDS: Final = ("release", "checkpoint", "onnx", "numerics", "calibration", "engine")
+KINDS: Final = (
+    *("release", "checkpoint", "onnx", "numerics", "calibration", "engine"),
+    *("timing_cache", "weights"),  # what builds reuse: of no release alone
+)
 RECEIPT: Final = "receipt.json"
 SCHEMA: Final = 1
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)

@@ -92,7 +92,7 @@ def build(*, service: str, addresses: Addresses) -> dict[str, Any]:
     """What all build pods share: the part that is not mapped."""
     return {
         **common("build", service=service, addresses=addresses, timeout=BUILD_TIMEOUT),
-        "cmds": ["python", "-m", "build_images.engine_builder", "build"],
+        "cmds": ["python", "-m", "build_images.engine_builder"],
         "map_index_template": "{{ task.arguments[-1] }}",  # the arch
     }
 

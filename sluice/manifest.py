@@ -15,7 +15,19 @@ from sluice.errors import FatalError, ProblemsError
 from sluice.plan import check_plan
 from sluice.signature import Signature, TensorSpec
 from sluice.spec_problems import problems_of
-from sluice.spec_types import Arch, Axis, Backend, InsidePath, Part, Precision, ServiceName, Sha256, Text
+from sluice.spec_types import (
+    Arch,
+    Axis,
+    Backend,
+    Count,
+    InsidePath,
+    Part,
+    Precision,
+    Seconds,
+    ServiceName,
+    Sha256,
+    Text,
+)
 
 MANIFEST_FILE: Final = "manifest.json"
 OF_ENGINE: Final = "engine"
@@ -58,7 +70,8 @@ class EngineManifest(Part):
     precision is int8. axes: the ranges it was built for, and the sizes to warm. accuracy: by output, against the
     FP32 ONNX. accuracy_of: what was run for it; the engine itself unless it cannot run where it is built.
     performance: by measure with its unit in the name, or `{"measured": false, "why": ...}`. device: what it was
-    built on.
+    built on. builder_image: as the spec names it. timing_cache_sha256: the cache that would rebuild it, in the store.
+    weights_sha256: of the ONNX that a plan without weights is filled from. profiles: `[{input: {least, best, most}}]`.
     """
 
     schema_: Annotated[Literal[1], Field(alias="schema")] = 1
@@ -71,6 +84,11 @@ class EngineManifest(Part):
     engine_file: InsidePath
     engine_sha256: Sha256
     calibration_sha256: Sha256 | None = None
+    timing_cache_sha256: Sha256 | None = None
+    weights_sha256: Sha256 | None = None
+    builder_image: Text | None = None  # older documents lack these
+    build_seconds: Seconds | None = None
+    profiles: tuple[dict[str, dict[str, tuple[Count, ...]]], ...] = ()
     inputs: Annotated[tuple[TensorSpec, ...], Field(min_length=1)]
     outputs: Annotated[tuple[TensorSpec, ...], Field(min_length=1)]
     axes: dict[str, Axis]
@@ -94,6 +112,18 @@ class EngineManifest(Part):
     def check_machine(self, *, arch: str) -> None:
         """Whether this machine is what the engine was built for. Raises ManifestMismatchError."""
         self._same("arch", arch)
+
+    def check_gpu(self, *, name: str, sm_count: int) -> None:
+        """Whether this is the card that the engine was tuned on. Raises ManifestMismatchError.
+
+        One compute capability has several cards: an engine may ask for more multiprocessors than another one has, and
+        its tactics were timed on its own. A manifest that names no card (built without one) passes.
+        """
+        built_on = self.device.get("name"), self.device.get("sm_count")
+        if built_on[1] is not None and built_on != (name, sm_count):
+            raise ManifestMismatchError(
+                "device", f"{name}, {sm_count} SMs", f"{built_on[0]}, {built_on[1]} SMs"
+            )
 
     def _same(self, name: str, wanted: str) -> None:
         if getattr(self, name) != wanted:

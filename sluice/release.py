@@ -252,10 +252,14 @@ _PARTS: Final = ("schema", "spec", "checkpoint_sha256", "params")
 
 
 def _build_inputs(target: Target) -> dict[str, Any]:
-    """What shapes an engine that is built ahead of time. The time limit does not: it makes an engine or none."""
+    """What shapes an engine that is built ahead of time, or its report.
+
+    The time limit does not: it makes an engine or none. Nor does a timing cache, unless it is replayed.
+    """
     if target.backend not in (TENSORRT, TENSORRT_RTX):
         return {}
-    return {"build": target.build.model_dump(exclude={"time_limit_s"})}
+    left_out = {"time_limit_s"} if target.build.replays else {"time_limit_s", "timing_cache"}
+    return {"build": target.build.model_dump(exclude=left_out)}
 
 
 def _key(kind: str, **inputs: Any) -> str:

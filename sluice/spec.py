@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import Field, Strict, model_validator
 from pydantic_core import PydanticCustomError
 
+from sluice.digest import is_sha256
 from sluice.errors import Problem, SpecError
 from sluice.interpolate import read_yaml
 from sluice.signature import Signature, TensorSpec
@@ -33,6 +34,7 @@ from sluice.spec_types import (
     Arch,
     Axis,
     Backend,
+    CacheUse,
     Cosine,
     Count,
     Cpu,
@@ -40,6 +42,7 @@ from sluice.spec_types import (
     Entrypoint,
     Environment,
     Flag,
+    HardwareCompatibility,
     InsidePath,
     Labels,
     Memory,
@@ -104,11 +107,28 @@ class Resources(Part):
 
 
 class Build(Part):
-    """What the builder of an engine may take. Backends that optimise while they load read none of it."""
+    """What the builder of an engine may take and make. Backends that optimise while they load read none of it.
+
+    profile_axes: each bucket of these axes has an optimisation profile of its own; null: those of the batch axis.
+    timing_cache: `reuse` the newest for this device and library, `off`, or the SHA-256 of one to replay.
+    version_compatible: later major versions load the plan too. strip_weights: the plan holds none; they are kept once
+    for all architectures. compare_one_profile: build once more with one profile, to report what it would have cost.
+    """
 
     workspace_mib: Count = 1024
     optimization_level: Annotated[int, Strict(), Field(ge=0, le=5)] = 3
     time_limit_s: Timeout = 14_400
+    profile_axes: Annotated[tuple[Text, ...], Once] | None = None
+    hardware_compatibility: HardwareCompatibility = "none"
+    version_compatible: Flag = False
+    strip_weights: Flag = False
+    compare_one_profile: Flag = False
+    timing_cache: CacheUse = "reuse"
+
+    @property
+    def replays(self) -> bool:
+        """Whether `timing_cache` names a cache to replay."""
+        return is_sha256(self.timing_cache)
 
 
 class Target(Part):

@@ -132,6 +132,11 @@ def _target_rules(raw: Raw) -> Iterator[Problem]:
         arch, backend = target.get("arch"), target.get("backend")
         if isinstance(arch, str) and (wanted := _arch_problem(arch, backend)):
             yield Problem(f"targets.{index}.arch", arch, wanted)
+        axes = _mapping(_mapping(raw.get("model")).get("axes"))
+        for place, name in enumerate(_list(_mapping(target.get("build")).get("profile_axes"))):
+            if isinstance(name, str) and name not in axes:
+                message = f"no such axis in model.axes; there: {_join(axes) or 'none'}"
+                yield Problem(f"targets.{index}.build.profile_axes.{place}", name, message)
 
 
 def _arch_problem(arch: str, backend: object) -> str | None:

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 PRECISIONS: Final = ("fp32", "fp16", "int8")
 METRICS: Final = ("failure", "slow")
 METHODS: Final = ("percentile", "minmax", "entropy", "mse")
+COMPATIBILITIES: Final = ("none", "same_compute_capability", "ampere_plus")
 BACKENDS: Final = ("onnxruntime", "tensorrt", "tensorrt_rtx")
 
 # How INT8 activations are written: uint8 with a zero point for CPUs, int8 around zero for TensorRT.
@@ -145,6 +146,10 @@ FolderName = Annotated[
     _matching(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", "the name of one folder at the model's source, without /"),
 ]
 Sha256 = Annotated[Text, _matching("[0-9a-f]{64}", "a SHA-256, 64 lowercase hex digits")]
+CacheUse = Annotated[
+    Text, _matching("reuse|off|[0-9a-f]{64}", "reuse, off, or the SHA-256 of a timing cache to replay")
+]
+HardwareCompatibility = Annotated[Text, _one_of(COMPATIBILITIES)]
 InsidePath = Annotated[Text, AfterValidator(_inside)]
 HeaderName = Annotated[
     Text, _matching(r"[a-z0-9][a-z0-9-]*", "a header name in lowercase, such as x-user-id")

@@ -1,26 +1,55 @@
-"""`python -m build_images.engine_builder build --store DIR --release DIGEST --target ARCH`.
+"""Build the engine of one target: the fastest that is accurate enough, for the machine that this runs on.
 
-The builder pod's main. It needs neither PyTorch nor Great Expectations.
+In a pod, from a run's artifacts:
+  python -m build_images.engine_builder --store DIR --release DIGEST --target ARCH
+From files, on a workstation with the GPU:
+  python -m build_images.engine_builder --onnx model.onnx --spec model.yaml --samples samples.jsonl
+      --target ARCH --out DIR [--calibration DIR] [--caches DIR]
 """
 
 import argparse
+import os
 import sys
+from pathlib import Path
 
-from artifacts.pods import add_store_arguments, load_release, run, unchanged
+from artifacts.pods import load_release, run, unchanged
 from artifacts.store import Store
+from sluice.errors import EXIT_USAGE, FatalError
+from sluice.spec import parse_spec
+
+FROM_STORE, FROM_FILES = ("store", "release"), ("onnx", "spec", "samples", "out")
 
 
-def main() -> int:
-    """Parse, build one engine, return the exit code (2 usage, 3 fatal, 4 retryable)."""
-    parser = argparse.ArgumentParser(prog="python -m build_images.engine_builder", description=__doc__)
-    build = parser.add_subparsers(dest="step", required=True).add_parser("build", help="one engine")
-    add_store_arguments(build)
-    build.add_argument("--target", required=True, help="architecture, as in the spec's targets[].arch")
-    args = parser.parse_args()
-    return run(lambda: _build(Store(args.store), args.release, args.target))
+def main(argv: list[str] | None = None) -> int:
+    """Parse, build one engine, return the exit code (2 usage, 3 fatal, 4 retryable, 5 the wrong device)."""
+    parser = argparse.ArgumentParser(
+        prog="python -m build_images.engine_builder",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--target", required=True, help="architecture, as in the spec's targets[].arch")
+    pod = parser.add_argument_group("from a run's artifacts")
+    pod.add_argument("--store", type=Path, help="folder of the artifact store")
+    pod.add_argument("--release", help="digest of the release's document, 64 hex digits")
+    files = parser.add_argument_group("from files")
+    files.add_argument("--onnx", type=Path, help="the FP32 model")
+    files.add_argument("--spec", type=Path, help="release spec: shapes, precisions, accuracy, limits")
+    files.add_argument("--samples", type=Path, help="real inputs, one un-batched sample a line")
+    files.add_argument("--calibration", type=Path, help="folder with the Q/DQ files, for int8")
+    files.add_argument("--caches", type=Path, help="folder that keeps timing caches between builds")
+    files.add_argument("--out", type=Path, help="folder to write; must be empty or not there")
+    args = parser.parse_args(argv)
+    given = {name for name in (*FROM_STORE, *FROM_FILES) if getattr(args, name) is not None}
+    if given == set(FROM_STORE):
+        return run(lambda: _from_store(Store(args.store), args.release, args.target))
+    if given == set(FROM_FILES):
+        return run(lambda: _from_files(args))
+    told = [" ".join(f"--{name}" for name in names) for names in (FROM_STORE, FROM_FILES)]
+    print(f"error: give --target and either {told[0]}, or {told[1]}", file=sys.stderr)
+    return EXIT_USAGE
 
 
-def _build(store: Store, digest: str, arch: str) -> None:
+def _from_store(store: Store, digest: str, arch: str) -> None:
     release = load_release(store, digest)
     key = release.keys.engine(arch)
     if unchanged(store, "engine", key):
@@ -29,6 +58,28 @@ def _build(store: Store, digest: str, arch: str) -> None:
 
     choice = build_release(store, release, arch)
     print(f"built: engine {key[:12]} for {arch}: {choice.reason}")
+
+
+def _from_files(args: argparse.Namespace) -> None:
+    from build_images.engine_builder.build import build_engine, ready_backend
+    from build_images.engine_builder.request import BuildRequest
+
+    out: Path = args.out
+    if out.is_dir() and any(out.iterdir()):
+        raise FatalError(f"--out {out} is not empty", "name an empty folder, or one that is not there yet")
+    spec = parse_spec(args.spec.read_text(encoding="utf-8"), os.environ)
+    with ready_backend(spec, args.target) as backend:
+        request = BuildRequest.of_files(
+            spec,
+            args.target,
+            onnx=args.onnx,
+            samples=args.samples,
+            calibration=args.calibration,
+            store=Store(args.caches) if args.caches else None,
+        )
+        out.mkdir(parents=True, exist_ok=True)
+        _, choice = build_engine(request, backend, out)
+    print(f"built: {out} for {args.target}: {choice.reason}")
 
 
 if __name__ == "__main__":

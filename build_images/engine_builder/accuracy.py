@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from build_images.cosine import cosines
-from build_images.engine_builder.backend import Feed, Run
+from build_images.engine_builder.runs import Feed, Run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

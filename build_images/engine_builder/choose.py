@@ -33,6 +33,11 @@ class Choice:
     rejected: Mapping[str, str]
 
 
+def passes(one: Measured, bars: Mapping[str, float]) -> bool:
+    """Whether it is accurate enough to be served. NaN is not."""
+    return one.cosine >= bars[one.precision]
+
+
 def choose(
     measured: Sequence[Measured],
     bars: Mapping[str, float],
@@ -46,7 +51,7 @@ def choose(
     failing = {
         one.name: f"cosine {one.cosine:.4f} < {bars[one.precision]:g}"
         for one in measured
-        if not one.cosine >= bars[one.precision]
+        if not passes(one, bars)
     }
     timed = all(one.p50_ms is not None for one in measured)
     passing = sorted((one for one in measured if one.name not in failing), key=_speed if timed else _size)

@@ -147,3 +147,167 @@ class BuildTimeError(FatalError):
     @property
     def next_step(self) -> str:
         return "raise targets[].build.time_limit_s, or lower build.optimization_level"
+
+
+class NoDeviceError(FatalError):
+    """There is no GPU where one must be."""
+
+    def __init__(self, what: str, reason: str) -> None:
+        super().__init__(what, reason)
+        self.what, self.reason = what, reason
+
+    @property
+    def message(self) -> str:
+        return f"{self.what}: this machine shows no GPU: {self.reason}"
+
+    @property
+    def next_step(self) -> str:
+        return "build where the target's GPU is: look at the node's driver and device plugin, and targets[].selector"
+
+
+class NotLoadedError(FatalError):
+    """The library refuses a plan; the reason is its own."""
+
+    def __init__(self, what: str, reason: str) -> None:
+        super().__init__(what, reason)
+        self.what, self.reason = what, reason
+
+    @property
+    def message(self) -> str:
+        return f"{self.what} cannot be loaded: {self.reason}"
+
+    @property
+    def next_step(self) -> str:
+        return "build it again on the GPU and with the TensorRT that will run it"
+
+
+class NotOfferedError(FatalError):
+    """An option of the spec that the installed library does not have."""
+
+    def __init__(self, option: str, reason: str) -> None:
+        super().__init__(option, reason)
+        self.option, self.reason = option, reason
+
+    @property
+    def message(self) -> str:
+        return f"targets[].build.{self.option} cannot be had: {self.reason}"
+
+    @property
+    def next_step(self) -> str:
+        return "take the option out, or build from an image with a newer TensorRT (targets[].image)"
+
+
+class TimingCacheError(FatalError):
+    """A timing cache that does not belong to this device and version."""
+
+    def __init__(self, what: str, reason: str) -> None:
+        super().__init__(what, reason)
+        self.what, self.reason = what, reason
+
+    @property
+    def message(self) -> str:
+        return f"{self.what}: the timing cache is refused: {self.reason}"
+
+    @property
+    def next_step(self) -> str:
+        return (
+            "name a cache that was written on this device by this version, or set build.timing_cache: reuse"
+        )
+
+
+class ReplayMissError(FatalError):
+    """A replay that met a layer which its timing cache does not know."""
+
+    def __init__(self, what: str, reason: str) -> None:
+        super().__init__(what, reason)
+        self.what, self.reason = what, reason
+
+    @property
+    def message(self) -> str:
+        return f"{self.what}: the replay needed timings that its cache does not hold: {self.reason}"
+
+    @property
+    def next_step(self) -> str:
+        return "build once with build.timing_cache: reuse, then replay the cache that its manifest names"
+
+
+class DeviceMemoryError(FatalError):
+    """Too little memory on a GPU that was free: the same build needs as much the next time."""
+
+    def __init__(self, what: str, reason: str, free_bytes: int, total_bytes: int) -> None:
+        super().__init__(what, reason, free_bytes, total_bytes)
+        self.what, self.reason, self.free_bytes, self.total_bytes = what, reason, free_bytes, total_bytes
+
+    @property
+    def message(self) -> str:
+        free, total = self.free_bytes / 2**30, self.total_bytes / 2**30
+        return f"{self.what}: out of GPU memory, {free:.1f} of {total:.1f} GiB were free: {self.reason}"
+
+    @property
+    def next_step(self) -> str:
+        return "lower max of the axes in model.axes, or build.workspace_mib"
+
+
+class DeviceBusyError(RetryableError):
+    """Too little memory on a GPU that somebody else uses too."""
+
+    def __init__(self, what: str, reason: str, free_bytes: int, total_bytes: int) -> None:
+        super().__init__(what, reason, free_bytes, total_bytes)
+        self.what, self.reason, self.free_bytes, self.total_bytes = what, reason, free_bytes, total_bytes
+
+    @property
+    def message(self) -> str:
+        free, total = self.free_bytes / 2**30, self.total_bytes / 2**30
+        return f"{self.what}: out of GPU memory, others left {free:.1f} of {total:.1f} GiB: {self.reason}"
+
+    @property
+    def next_step(self) -> str:
+        return "free the GPU, or have the build pod ask for a whole one; the step is tried again by itself"
+
+
+class WorkerDiedError(RetryableError):
+    """The process that holds TensorRT is gone: a kill, or a crash of the library."""
+
+    def __init__(self, what: str, how: str, phase: str) -> None:
+        super().__init__(what, how, phase)
+        self.what, self.how, self.phase = what, how, phase
+
+    @property
+    def message(self) -> str:
+        return f"{self.what}: the TensorRT process {self.how}; it was at: {self.phase}"
+
+    @property
+    def next_step(self) -> str:
+        return "after SIGKILL raise targets[].resources.memory, else see its output; the step is tried again by itself"
+
+
+class NoCalibrationError(FatalError):
+    """INT8 is asked for and nothing calibrated it."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why
+
+    @property
+    def message(self) -> str:
+        return f"precisions asks for int8, but {self.why}"
+
+    @property
+    def next_step(self) -> str:
+        return "give --calibration the folder that `python -m calibration` published, or take int8 out of precisions"
+
+
+class NoStoreError(FatalError):
+    """An option that needs somewhere to keep things between builds."""
+
+    def __init__(self, option: str) -> None:
+        super().__init__(option)
+        self.option = option
+
+    @property
+    def message(self) -> str:
+        return f"targets[].build.{self.option} needs a place that outlives the build"
+
+    @property
+    def next_step(self) -> str:
+        return "give --caches a folder"

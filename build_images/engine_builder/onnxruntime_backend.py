@@ -10,15 +10,18 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import onnxruntime
 
-from build_images.engine_builder.backend import Backend, Feed, Run
+from build_images.engine_builder.backend import Backend, Candidate, Layers
 from build_images.engine_builder.device import device_facts, require_arch
 from build_images.engine_builder.errors import LargestShapeError, NoRoomError, PeakMemoryError
+from build_images.engine_builder.measure import Timing, measure
+from build_images.engine_builder.runs import Feed, Run
 from build_images.engine_builder.settings import BuildSettings
 from sluice.errors import FatalError
 from sluice.spec_types import UNSIGNED
@@ -28,6 +31,7 @@ PEAK: Final = Path(__file__).with_name("peak_memory.py")
 PEAK_TIMEOUT_S: Final = 120
 FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 PROBE_BYTES: Final = 1 << 20
+BUDGET_S: Final = 2.0  # for all candidates at one shape: live traffic shares the machine
 
 
 class OnnxRuntimeBackend:
@@ -35,6 +39,10 @@ class OnnxRuntimeBackend:
 
     engine_file: str = "engine.onnx"
     int8_form: str = UNSIGNED
+    every_bucket: bool = False
+
+    def __init__(self) -> None:
+        self._open: dict[Path, Run] = {}
 
     def version(self) -> str:
         return str(onnxruntime.__version__)
@@ -45,13 +53,18 @@ class OnnxRuntimeBackend:
     def precisions(self) -> frozenset[str]:
         return frozenset({"fp32", "int8"})  # its CPU kernels for fp16 convert to fp32 and back
 
+    def precision_by_flag(self) -> bool:
+        return False
+
     def check_device(self, arch: str) -> None:
         require_arch(arch, self.device())
 
     def runs_here(self, arch: str) -> bool:
         return True
 
-    def build(self, source: Path, engine: Path, *, arch: str, settings: BuildSettings) -> None:
+    def build(
+        self, candidate: Candidate, engine: Path, *, arch: str, settings: BuildSettings
+    ) -> dict[str, Any]:
         options = _options(settings.threads, onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL)
         options.optimized_model_filepath = str(engine)
         # Weights beside the graph, packed as this machine's kernels want them: replicas map one copy of the file
@@ -63,10 +76,11 @@ class OnnxRuntimeBackend:
         ):
             options.add_session_config_entry(f"session.{name}", value)
         try:
-            _session(source, options)
+            _session(candidate.source, options)
         except FatalError:
             _blame_the_disk(engine)
             raise
+        return {}
 
     def open(self, engine: Path, *, threads: int) -> Run:
         return _runner(_session(engine, _options(threads, onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL)))
@@ -75,6 +89,24 @@ class OnnxRuntimeBackend:
         return _runner(
             _session(source, _options(threads, onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC))
         )
+
+    def time(self, engines: Mapping[str, Path], feed: Feed, *, threads: int) -> dict[str, Timing]:
+        runs = {name: self._opened(engine, threads) for name, engine in engines.items()}
+        return measure(runs, feed, budget_s=BUDGET_S)
+
+    def includes(self) -> dict[str, bool]:
+        return {"transfers": False, "cuda_graph": False, "spin": False}
+
+    def layers(self, engine: Path, feed: Feed) -> Layers | None:
+        return None
+
+    def close(self) -> None:
+        self._open.clear()
+
+    def _opened(self, engine: Path, threads: int) -> Run:
+        if engine not in self._open:
+            self._open[engine] = self.open(engine, threads=threads)
+        return self._open[engine]
 
     def peak_memory_bytes(self, engine: Path, feed: Feed, *, threads: int) -> int:
         with tempfile.TemporaryDirectory() as folder:

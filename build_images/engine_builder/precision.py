@@ -62,6 +62,21 @@ def write_fp16(source: Path, target: Path) -> None:
     )
 
 
+def write_flagged(source: Path, target: Path) -> frozenset[str]:
+    """For a library whose flags decide the precision: write `source` with its nodes named and its masks lowered.
+
+    The names of the nodes that must stay in FP32. FatalError when it is too large.
+    """
+    model = onnx.load(str(source))
+    _name_nodes(model.graph)
+    _lift_constants(model.graph)
+    kept = _readers_of_what_fp16_cannot_hold(model.graph)
+    kept |= {node.name for node in model.graph.node if node.op_type in OVERFLOWING}
+    large = sum(tensor.ByteSize() for tensor in model.graph.initializer) > EXTERNAL_ABOVE_BYTES
+    onnx.save_model(model, str(target), save_as_external_data=large, location=f"{target.name}.data")
+    return frozenset(kept)
+
+
 _LEAVE: Final = "take fp16 out of precisions, or export the model so that it can be cast"
 
 

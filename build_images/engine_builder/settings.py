@@ -1,8 +1,10 @@
 """What a backend that builds ahead of time is told: limits, and the shapes to optimise for. Pure."""
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
 
 from sluice.model_inputs import AxisRange
 from sluice.signature import TensorSpec
@@ -20,40 +22,69 @@ class ShapeRange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildSettings:
-    """profiles: input name -> range, one mapping per optimisation profile. time_limit_s: of one build."""
+    """profiles: input name -> range, one mapping per optimisation profile. time_limit_s: of one build.
+
+    cache: file of the timing cache, read before a build where it exists and written after it; None: without one.
+    replay: refuse a build that needs a timing which the cache does not hold.
+    """
 
     threads: int
     profiles: tuple[Mapping[str, ShapeRange], ...]
     workspace_bytes: int
     optimization_level: int
     time_limit_s: float
+    hardware_compatibility: str = "none"
+    version_compatible: bool = False
+    strip_weights: bool = False
+    cache: Path | None = None
+    replay: bool = False
+
+    def one_profile(self) -> Self:
+        """The same with one profile over all shapes, best where the last one is."""
+        first, last = self.profiles[0], self.profiles[-1]
+        joined = {
+            name: ShapeRange(least=first[name].least, best=shape.best, most=shape.most)
+            for name, shape in last.items()
+        }
+        return replace(self, profiles=(joined,))
 
 
-def settings_of(spec: ReleaseSpec, target: Target, threads: int) -> BuildSettings:
+def settings_of(spec: ReleaseSpec, target: Target, threads: int, cache: Path | None = None) -> BuildSettings:
     """The settings of one target's build."""
+    build = target.build
     return BuildSettings(
         threads=threads,
-        profiles=tuple(profiles_of(spec.model.inputs, spec.model.axes)),
-        workspace_bytes=target.build.workspace_mib * 2**20,
-        optimization_level=target.build.optimization_level,
-        time_limit_s=target.build.time_limit_s,
+        profiles=tuple(profiles_of(spec.model.inputs, spec.model.axes, build.profile_axes)),
+        workspace_bytes=build.workspace_mib * 2**20,
+        optimization_level=build.optimization_level,
+        time_limit_s=build.time_limit_s,
+        hardware_compatibility=build.hardware_compatibility,
+        version_compatible=build.version_compatible,
+        strip_weights=build.strip_weights,
+        cache=cache,
+        replay=build.replays,
     )
 
 
-def profiles_of(inputs: Sequence[TensorSpec], axes: Mapping[str, Any]) -> Iterator[dict[str, ShapeRange]]:
-    """One profile for each bucket of the batch axis; together they hold every shape, each batch size once.
+def profiles_of(
+    inputs: Sequence[TensorSpec], axes: Mapping[str, AxisRange], split: Sequence[str] | None = None
+) -> Iterator[dict[str, ShapeRange]]:
+    """One profile for each combination of the buckets of the axes in `split`; None: of the batch axis.
 
-    The other axes keep their whole range in each: docs/decisions/0007 has the cost of more.
+    Together they hold every shape, each size of a split axis once. Other axes keep their whole range in each:
+    docs/decisions/0007 has the cost of more.
     """
     batch = inputs[0].dims[0]
-    if not isinstance(batch, str):
-        yield _profile(inputs, axes)
-        return
-    axis, least = axes[batch], axes[batch].min
-    last = axis.buckets[-1]
+    named = split if split is not None else ([batch] if isinstance(batch, str) else [])
+    parts = [[(name, part) for part in _parts(axes[name])] for name in named]
+    for chosen in itertools.product(*parts):
+        yield _profile(inputs, {**axes, **dict(chosen)})
+
+
+def _parts(axis: Any) -> Iterator["_Range"]:
+    least, last = axis.min, axis.buckets[-1]
     for bucket in axis.buckets:
-        most = axis.max if bucket == last else bucket
-        yield _profile(inputs, {**axes, batch: _Range(least, bucket, most)})
+        yield _Range(least, bucket, axis.max if bucket == last else bucket)
         least = bucket + 1
 
 

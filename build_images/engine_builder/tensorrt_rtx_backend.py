@@ -9,15 +9,23 @@ Precision is in the ONNX: networks are strongly typed here, and there are no fla
 
 import time
 from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import tensorrt_rtx_bindings as trt
 
-from build_images.engine_builder.backend import Backend, Feed, Run
+from build_images.engine_builder.backend import Backend, Candidate, Layers
 from build_images.engine_builder.device import device_facts
-from build_images.engine_builder.errors import BuildTimeError, NoPlanError, UnsupportedNodeError
+from build_images.engine_builder.errors import (
+    BuildTimeError,
+    NoPlanError,
+    NotOfferedError,
+    UnsupportedNodeError,
+)
+from build_images.engine_builder.measure import Timing
 from build_images.engine_builder.onnxruntime_backend import OnnxRuntimeBackend
+from build_images.engine_builder.runs import Feed, Run
 from build_images.engine_builder.settings import BuildSettings
 from sluice.errors import FatalError
 from sluice.plan import HEAD_BYTES, TENSORRT_RTX, check_plan
@@ -32,6 +40,7 @@ class TensorRtRtxBackend:
 
     engine_file: str = "engine.plan"
     int8_form: str = SIGNED
+    every_bucket: bool = False
 
     def version(self) -> str:
         return str(trt.__version__)
@@ -43,14 +52,20 @@ class TensorRtRtxBackend:
     def precisions(self) -> frozenset[str]:
         return frozenset({"fp32", "fp16", "int8"})
 
+    def precision_by_flag(self) -> bool:
+        return False
+
     def check_device(self, arch: str) -> None:
         """Any machine may build."""
 
     def runs_here(self, arch: str) -> bool:
         return False
 
-    def build(self, source: Path, engine: Path, *, arch: str, settings: BuildSettings) -> None:
-        log = _Log()
+    def build(
+        self, candidate: Candidate, engine: Path, *, arch: str, settings: BuildSettings
+    ) -> dict[str, Any]:
+        _refuse_options(settings)
+        source, log = candidate.source, _Log()
         builder = trt.Builder(log)
         builder.max_threads = settings.threads
         network = builder.create_network(0)
@@ -66,20 +81,51 @@ class TensorRtRtxBackend:
         data = memoryview(blob)
         check_plan(bytes(data[:HEAD_BYTES]), backend=TENSORRT_RTX, arch=arch, backend_version=self.version())
         engine.write_bytes(data)
+        return {}
 
     def open(self, engine: Path, *, threads: int) -> Run:
-        raise FatalError(f"{engine.name} cannot run where it is built", "serve it where its target is")
+        raise _cannot_run(engine)
 
     def reference(self, source: Path, *, threads: int) -> Run:
         return OnnxRuntimeBackend().reference(source, threads=threads)
 
+    def time(self, engines: Mapping[str, Path], feed: Feed, *, threads: int) -> dict[str, Timing]:
+        raise _cannot_run(next(iter(engines.values())))
+
+    def includes(self) -> dict[str, bool]:
+        return {}
+
+    def layers(self, engine: Path, feed: Feed) -> Layers | None:
+        return None
+
     def peak_memory_bytes(self, engine: Path, feed: Feed, *, threads: int) -> int:
-        raise FatalError(f"{engine.name} cannot run where it is built", "serve it where its target is")
+        raise _cannot_run(engine)
+
+    def close(self) -> None:
+        """Nothing is kept."""
 
 
 def make() -> Backend:
     """What `backend_of` calls."""
     return TensorRtRtxBackend()
+
+
+def _cannot_run(engine: Path) -> FatalError:
+    return FatalError(f"{engine.name} cannot run where it is built", "serve it where its target is")
+
+
+def _refuse_options(settings: BuildSettings) -> None:
+    """What the library cannot do without a GPU, measured with 1.7.1.116: it fails late, with words of its insides."""
+    asked = {
+        f"hardware_compatibility: {settings.hardware_compatibility}": settings.hardware_compatibility
+        != "none",
+        "version_compatible: true": settings.version_compatible,
+        "strip_weights: true": settings.strip_weights,
+        "timing_cache: <sha256>": settings.replay,
+    }
+    for option, wanted in asked.items():
+        if wanted:
+            raise NotOfferedError(option, f"TensorRT-RTX {trt.__version__} cannot without a GPU")
 
 
 class _Log(trt.ILogger):

@@ -8,6 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from build_images.engine_builder import onnxruntime_backend
+from build_images.engine_builder.backend import Candidate
 from build_images.engine_builder.errors import LargestShapeError, NoRoomError, PeakMemoryError
 from build_images.engine_builder.onnxruntime_backend import OnnxRuntimeBackend
 from build_images.engine_builder.settings import BuildSettings
@@ -48,17 +49,23 @@ def test_a_full_disk_is_retryable_and_names_the_folder(source, engine, part):
     """ONNX Runtime does not say why it could not write, and so the model was blamed."""
     (engine.parent / part).symlink_to("/dev/full")
     with pytest.raises(NoRoomError) as caught:
-        OnnxRuntimeBackend().build(source, engine, arch="cpu-avx2", settings=ONE_THREAD)
+        OnnxRuntimeBackend().build(candidate(source), engine, arch="cpu-avx2", settings=ONE_THREAD)
     assert caught.value.exit_code == 4
     assert str(engine.parent) in str(caught.value)
     assert "No space left on device" in str(caught.value)
     assert "make room there" in str(caught.value)
 
 
+def candidate(source):
+    return Candidate(name="fp32", precision="fp32", source=source)
+
+
 def test_a_file_that_is_no_model_is_fatal_while_there_is_room(tmp_path, engine):
     (tmp_path / "model.onnx").write_bytes(b"no model")
     with pytest.raises(FatalError, match=r"does not load model\.onnx"):
-        OnnxRuntimeBackend().build(tmp_path / "model.onnx", engine, arch="cpu-avx2", settings=ONE_THREAD)
+        OnnxRuntimeBackend().build(
+            candidate(tmp_path / "model.onnx"), engine, arch="cpu-avx2", settings=ONE_THREAD
+        )
 
 
 def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
@@ -85,7 +92,7 @@ def test_a_measurement_that_is_killed_or_too_slow_is_retryable(tmp_path, monkeyp
 
 def test_an_engine_that_fails_at_its_largest_shape_is_fatal_with_its_own_words(source, engine):
     backend = OnnxRuntimeBackend()
-    backend.build(source, engine, arch="cpu-avx2", settings=ONE_THREAD)
+    backend.build(candidate(source), engine, arch="cpu-avx2", settings=ONE_THREAD)
     assert backend.peak_memory_bytes(engine, FEED, threads=1) > 10_000_000
     wrong = {"x": np.zeros((2, 255), np.float32)}
     with pytest.raises(LargestShapeError) as caught:

@@ -32,7 +32,7 @@ def test_the_four_steps_build_once_and_then_say_unchanged(town, monkeypatch, cap
         ("build_images.exporter", ("export",), (), "onnx", keys.onnx),
         ("build_images.exporter", ("validate",), (), "numerics", keys.numerics),
         ("calibration", (), (), "calibration", keys.calibration),
-        ("build_images.engine_builder", ("build",), ("--target", ARCH), "engine", keys.engine(ARCH)),
+        ("build_images.engine_builder", (), ("--target", ARCH), "engine", keys.engine(ARCH)),
     )
     for module, before, behind, kind, key in steps:
         code, out, _ = command(monkeypatch, capsys, module, *before, *where, *behind)
@@ -52,7 +52,7 @@ def test_the_four_steps_build_once_and_then_say_unchanged(town, monkeypatch, cap
         ("build_images.exporter", ("export",), ()),
         ("build_images.exporter", ("validate",), ()),
         ("calibration", (), ()),
-        ("build_images.engine_builder", ("build",), ("--target", ARCH)),
+        ("build_images.engine_builder", (), ("--target", ARCH)),
     ],
 )
 def test_a_missing_release_is_fatal_and_the_last_line_says_what_to_do(
@@ -67,7 +67,7 @@ def test_a_missing_release_is_fatal_and_the_last_line_says_what_to_do(
 def test_a_target_that_the_spec_does_not_have_is_fatal(town, monkeypatch, capsys):
     store, release = town
     where = ("--store", store.root, "--release", release.document_sha256, "--target", "sm_80")
-    code, _, last = command(monkeypatch, capsys, "build_images.engine_builder", "build", *where)
+    code, _, last = command(monkeypatch, capsys, "build_images.engine_builder", *where)
     assert code == 3
     assert "sm_80" in last
     assert last.startswith("error: ")

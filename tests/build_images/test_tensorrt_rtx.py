@@ -6,7 +6,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from build_images.engine_builder.backend import backend_of
+from build_images.engine_builder.backend import Candidate, backend_of
 from build_images.engine_builder.build import build_release
 from build_images.engine_builder.errors import BuildTimeError, NoPlanError, UnsupportedNodeError
 from build_images.engine_builder.settings import BuildSettings, ShapeRange, profiles_of
@@ -98,7 +98,8 @@ def graph(path, operator="Relu", shape=("batch", 3, 3)):
 
 
 def build(source, folder, *, arch="sm_80", **changes):
-    backend_of("tensorrt_rtx").build(source, folder / "e.plan", arch=arch, settings=settings(**changes))
+    candidate = Candidate(name="fp32", precision="fp32", source=source)
+    backend_of("tensorrt_rtx").build(candidate, folder / "e.plan", arch=arch, settings=settings(**changes))
 
 
 def test_an_operator_that_is_not_taken_is_named_with_its_node_and_the_way_out(tmp_path):

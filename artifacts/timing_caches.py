@@ -1,0 +1,59 @@
+"""Timing caches of engine builders, kept between builds.
+
+Problem: a tactic that was timed once on a device need not be timed again there, and on no other device does the time
+mean anything. Invariants: a cache is found by device name, SM count and library version together; each state of it is
+an artifact under its own digest, so that a build can name the one it used and another can replay it; losing the
+pointer to the newest costs time and nothing else.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from artifacts.store import ArtifactMissingError, Store
+from sluice.digest import sha256_bytes, sha256_json
+
+KIND: Final = "timing_cache"
+FILE: Final = "cache.bin"
+
+
+class TimingCaches:
+    """The caches in a store. Two builds on one kind of device at once: the later one's is the newest."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def newest(self, device: str, sm_count: int, version: str) -> str | None:
+        """Digest of the newest cache for this device and library; None when there is none."""
+        try:
+            digest = self._pointer(device, sm_count, version).read_text(encoding="utf-8").strip()
+        except FileNotFoundError:
+            return None
+        return digest if self._store.has(KIND, digest) else None
+
+    def read(self, digest: str) -> bytes:
+        """Its bytes. Raises ArtifactMissingError or ArtifactCorruptError."""
+        data = (self._store.get(KIND, digest).path / FILE).read_bytes()
+        if sha256_bytes(data) != digest:
+            raise ArtifactMissingError(KIND, digest, str(self._store.root))
+        return data
+
+    def keep(self, data: bytes, device: str, sm_count: int, version: str) -> str:
+        """Publish `data` and point to it as the newest; its digest."""
+        digest = sha256_bytes(data)
+        if not self._store.has(KIND, digest):
+            with self._store.staged(KIND, digest) as draft:
+                (draft.path / FILE).write_bytes(data)
+                draft.publish({"device": device, "sm_count": sm_count, "tensorrt": version})
+        pointer = self._pointer(device, sm_count, version)
+        pointer.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=pointer.parent)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(digest)
+        Path(name).replace(pointer)
+        return digest
+
+    def _pointer(self, device: str, sm_count: int, version: str) -> Path:
+        name = sha256_json({"device": device, "sm_count": sm_count, "tensorrt": version})
+        return self._store.root / ".timing_caches" / name

@@ -1,0 +1,115 @@
+"""What one engine is built from, whoever asks: a run's release in the store, or files on a workstation."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from artifacts.store import Store
+from build_images.engine_builder.errors import NoCalibrationError
+from sluice.digest import sha256_json
+from sluice.model_inputs import Sample, wanted_samples
+from sluice.release import Release
+from sluice.spec import ReleaseSpec, Target
+from sluice.spec_types import INT8_FORMS, METHODS, int8_file
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildRequest:
+    """onnx: the FP32 model, and its digest. int8: Q/DQ file by calibration method, empty without INT8.
+
+    calibration_sha256: names where those came from. samples: real ones, none of which calibrated.
+    store: keeps timing caches and shared weights; None: every build starts cold.
+    """
+
+    spec: ReleaseSpec
+    target: Target
+    onnx: Path
+    onnx_sha256: str
+    int8: Mapping[str, Path]
+    calibration_sha256: str | None
+    samples: Sequence[Sample]
+    store: Store | None
+
+    @classmethod
+    def of_release(cls, store: Store, release: Release, arch: str) -> Self:
+        """From the artifacts of a run. Raises the store's errors, TooFewSamplesError."""
+        spec, target = release.spec, release.spec.target(arch)
+        checkpoint = store.get("checkpoint", release.keys.checkpoint).path
+        samples = held_out(checkpoint / spec.model.samples, spec)
+        onnx = store.get("onnx", release.keys.onnx)
+        int8 = {}
+        if "int8" in spec.precisions:
+            calibrated = store.get("calibration", release.keys.calibration)
+            form = INT8_FORMS[target.backend]
+            int8 = {
+                method: calibrated.path / int8_file(form, method) for method in calibrated.facts["methods"]
+            }
+        return cls(
+            spec=spec,
+            target=target,
+            onnx=onnx.path / "model.onnx",
+            onnx_sha256=onnx.facts["onnx_sha256"],
+            int8=int8,
+            calibration_sha256=release.keys.calibration if int8 else None,
+            samples=samples,
+            store=store,
+        )
+
+    @classmethod
+    def of_files(
+        cls,
+        spec: ReleaseSpec,
+        arch: str,
+        *,
+        onnx: Path,
+        samples: Path,
+        calibration: Path | None,
+        store: Store | None,
+    ) -> Self:
+        """From files. calibration: the folder that `python -m calibration` wrote. Raises FatalErrors."""
+        target, int8 = spec.target(arch), {}
+        if "int8" in spec.precisions:
+            if calibration is None:
+                raise NoCalibrationError("--calibration is missing")
+            files = {m: calibration / int8_file(INT8_FORMS[target.backend], m) for m in METHODS}
+            int8 = {method: file for method, file in files.items() if file.is_file()}
+            if not int8:
+                raise NoCalibrationError(
+                    f"{calibration} holds no {int8_file(INT8_FORMS[target.backend], '*')}"
+                )
+        return cls(
+            spec=spec,
+            target=target,
+            onnx=onnx,
+            onnx_sha256=digest_of(onnx),
+            int8=int8,
+            calibration_sha256=_of_files(int8) if int8 else None,
+            samples=held_out(samples, spec),
+            store=store,
+        )
+
+
+def held_out(file: Path, spec: ReleaseSpec) -> tuple[Sample, ...]:
+    """The `numerics.samples` samples behind those that calibrate. Raises TooFewSamplesError."""
+    used = spec.calibration.samples if "int8" in spec.precisions else 0
+    wanted, field_name = spec.numerics.samples, "numerics.samples"
+    return wanted_samples(
+        file.read_text(encoding="utf-8"),
+        spec.model.inputs,
+        spec.model.axes,
+        field_name=field_name,
+        wanted=wanted,
+        used=used,
+    )
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file, 64 lowercase hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _of_files(files: Mapping[str, Path]) -> str:
+    return sha256_json({method: digest_of(file) for method, file in files.items()})
