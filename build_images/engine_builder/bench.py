@@ -10,9 +10,11 @@ from typing import Any, Final
 
 from build_images.engine_builder.accuracy import Accuracy, accuracy, references
 from build_images.engine_builder.backend import Backend, Candidate, Layers
+from build_images.engine_builder.errors import NoPlanError, UnsupportedNodeError
 from build_images.engine_builder.measure import Timing
 from build_images.engine_builder.request import BuildRequest
 from build_images.engine_builder.settings import BuildSettings, settings_of
+from sluice.errors import FatalError
 from sluice.model_inputs import batches, fill, label
 from sluice.spec import ReleaseSpec, Target
 
@@ -43,6 +45,15 @@ class Profile:
             "timings": {shape: one.to_dict() for shape, one in self.timings.items()},
             "peak_memory_bytes": self.peak_memory_bytes,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class _Built:
+    """An engine, the seconds that it took, and what the backend tells of it."""
+
+    engine: Path
+    seconds: float
+    told: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,27 +93,37 @@ class Bench:
         """The shape that candidates are ranked by."""
         return label(_opt_sizes(self.spec))
 
-    def profile(self, candidates: Sequence[Candidate]) -> dict[str, Profile]:
-        """Build and measure every candidate; accuracy against the FP32 ONNX.
+    def profile(self, candidates: Sequence[Candidate]) -> tuple[dict[str, Profile], dict[str, FatalError]]:
+        """Build and measure every candidate, accuracy against the FP32 ONNX; and those that the library does not build.
 
         Where an engine cannot run, the very ONNX that it is built from is judged instead, and nothing is timed.
         """
-        built = {one.name: self._built(one, one.name, self.settings) for one in candidates}
-        accuracies = self._accuracies(candidates, {name: engine for name, (engine, _, _) in built.items()})
-        timings = self._timings({name: engine for name, (engine, _, _) in built.items()})
-        return {
+        built: dict[str, _Built] = {}
+        failed: dict[str, FatalError] = {}
+        for one in candidates:
+            try:
+                built[one.name] = self._built(one, one.name, self.settings)
+            except (NoPlanError, UnsupportedNodeError) as error:  # of this graph; another precision may do
+                print(f"not built: {one.name}: {error.message}", flush=True)
+                failed[one.name] = error
+        made = [one for one in candidates if one.name in built]
+        engines = {name: one.engine for name, one in built.items()}
+        accuracies = self._accuracies(made, engines)
+        timings = self._timings(engines) if engines else {}
+        profiles = {
             one.name: Profile(
                 candidate=one,
-                engine=built[one.name][0],
+                engine=engines[one.name],
                 accuracy=accuracies[one.name],
                 timings={shape: measured[one.name] for shape, measured in timings.items()},
-                peak_memory_bytes=self._peak(built[one.name][0]),
-                engine_bytes=_bytes(built[one.name][0].parent),
-                build_seconds=built[one.name][1],
-                build=built[one.name][2],
+                peak_memory_bytes=self._peak(engines[one.name]),
+                engine_bytes=_bytes(engines[one.name].parent),
+                build_seconds=built[one.name].seconds,
+                build=built[one.name].told,
             )
-            for one in candidates
+            for one in made
         }
+        return profiles, failed
 
     def layers(self, engine: Path) -> Layers | None:
         """The slowest layers at the shape that ranks; None where the engine cannot run or the library does not tell."""
@@ -122,8 +143,8 @@ class Bench:
             or len(settings.profiles) < 2
         ):
             return None
-        engine, _, _ = self._built(best.candidate, ONE_PROFILE, settings.one_profile())
-        timed = self._timings({"own": best.engine, ONE_PROFILE: engine})
+        built = self._built(best.candidate, ONE_PROFILE, settings.one_profile())
+        timed = self._timings({"own": best.engine, ONE_PROFILE: built.engine})
         return {
             shape: {
                 "p50_ms": both["own"].p50_ms,
@@ -133,15 +154,12 @@ class Bench:
             for shape, both in timed.items()
         }
 
-    def _built(
-        self, candidate: Candidate, folder: str, settings: BuildSettings
-    ) -> tuple[Path, float, dict[str, Any]]:
-        """The engine, the seconds that it took, and what the backend tells."""
+    def _built(self, candidate: Candidate, folder: str, settings: BuildSettings) -> _Built:
         engine = self.work / folder / self.backend.engine_file
         engine.parent.mkdir()
         start = time.monotonic()
         told = self.backend.build(candidate, engine, arch=self.request.target.arch, settings=settings)
-        return engine, time.monotonic() - start, told
+        return _Built(engine, time.monotonic() - start, told)
 
     def _accuracies(
         self, candidates: Sequence[Candidate], engines: Mapping[str, Path]

@@ -13,7 +13,7 @@ from build_images.engine_builder.accuracy import least_cosine
 from build_images.engine_builder.backend import Backend, backend_of
 from build_images.engine_builder.bench import Bench, Profile
 from build_images.engine_builder.candidates import candidates_of, fallback
-from build_images.engine_builder.choose import Choice, Measured, choose, passes
+from build_images.engine_builder.choose import FALLBACK, Choice, Measured, choose, passes
 from build_images.engine_builder.errors import NoStoreError
 from build_images.engine_builder.report import Outcome, manifest_of, report_of
 from build_images.engine_builder.request import BuildRequest
@@ -66,27 +66,45 @@ def build_engine(request: BuildRequest, backend: Backend, folder: Path) -> tuple
 
 
 def _found(request: BuildRequest, backend: Backend, work: Path) -> tuple[Outcome, Bench]:
-    """Build and measure; FP32 as well when nothing that was asked for is accurate enough."""
+    """Build, measure and choose. Raises NoStoreError, NoEngineError, and what the backend raises for FP32."""
     if request.target.build.strip_weights and request.store is None:
         raise NoStoreError("strip_weights")
     cache = BuildCache.begin(request, backend, work / "timing.cache")
     bench = Bench(backend=backend, request=request, work=work, cache=cache.file if cache else None)
-    candidates, left_out = candidates_of(request, backend, work)
-    profiles = bench.profile(candidates)
-    bars = {name: bar.cosine for name, bar in request.spec.accuracy.items()}
-    if "fp32" not in profiles and not any(passes(one, bars) for one in _measured(profiles, bench)):
-        profiles |= bench.profile([fallback(request)])
-    choice = choose(_measured(profiles, bench), bars, request.spec.precisions, left_out)
+    kept = None
+    try:
+        profiles, choice = _chosen(bench)
+        one_profile = bench.one_profile(profiles[choice.name])
+    finally:  # what was timed is worth keeping even when nothing came of it
+        kept = cache.keep() if cache else None
     best = profiles[choice.name]
     found = Outcome(
         profiles=profiles,
         choice=choice,
-        one_profile=bench.one_profile(best),
+        one_profile=one_profile,
         layers=bench.layers(best.engine),
-        timing_cache=cache.keep() if cache else None,
+        timing_cache=kept,
         weights_sha256=keep_weights(request, best.candidate),
     )
     return found, bench
+
+
+def _chosen(bench: Bench) -> tuple[dict[str, Profile], Choice]:
+    """The asked-for precisions first; FP32 as well when none of them is built and accurate enough."""
+    request = bench.request
+    candidates, left_out = candidates_of(request, bench.backend, bench.work)
+    profiles, failed = bench.profile(candidates)
+    bars = {name: bar.cosine for name, bar in request.spec.accuracy.items()}
+    if FALLBACK not in {*profiles, *failed} and not any(
+        passes(one, bars) for one in _measured(profiles, bench)
+    ):
+        more, more_failed = bench.profile([fallback(request)])
+        profiles |= more
+        failed |= more_failed
+    if not profiles:
+        raise failed[FALLBACK]
+    left_out |= {name: error.message for name, error in failed.items()}
+    return profiles, choose(_measured(profiles, bench), bars, request.spec.precisions, left_out)
 
 
 def _measured(profiles: Mapping[str, Profile], bench: Bench) -> list[Measured]:

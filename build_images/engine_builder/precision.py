@@ -63,11 +63,10 @@ def write_fp16(source: Path, target: Path) -> None:
 
 
 def write_flagged(source: Path, target: Path) -> frozenset[str]:
-    """For a library whose flags decide the precision: write `source` with its nodes named and its masks lowered.
-
-    The names of the nodes that must stay in FP32. FatalError when it is too large.
-    """
+    """For a library whose flags decide the precision: write `source` with its nodes named, its masks lowered, and the
+    weights of Q/DQ pairs in FP32; the names of the nodes that must stay in FP32."""
     model = onnx.load(str(source))
+    _quantize_within(model.graph)
     _name_nodes(model.graph)
     _lift_constants(model.graph)
     kept = _readers_of_what_fp16_cannot_hold(model.graph)
@@ -75,6 +74,46 @@ def write_flagged(source: Path, target: Path) -> frozenset[str]:
     large = sum(tensor.ByteSize() for tensor in model.graph.initializer) > EXTERNAL_ABOVE_BYTES
     onnx.save_model(model, str(target), save_as_external_data=large, location=f"{target.name}.data")
     return frozenset(kept)
+
+
+def _quantize_within(graph: onnx.GraphProto) -> None:
+    """INT8 weights become FP32 ones behind a QuantizeLinear, which gives the same INT8 back.
+
+    The fuser of TensorRT 8.6 takes no INT8 constants ("weights.type() != DataType::kINT8").
+    """
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    nodes, gone = [], set()
+    for node in graph.node:
+        weight = constants.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
+        if weight is not None and weight.data_type == onnx.TensorProto.INT8:
+            axis = next((one.i for one in node.attribute if one.name == "axis"), 1)
+            scale = numpy_helper.to_array(constants[node.input[1]])
+            values = numpy_helper.to_array(weight).astype(np.float32)
+            name, quantized = f"{weight.name}_fp32", f"{node.output[0]}_quantized"
+            if name not in constants:
+                wide = numpy_helper.from_array(values * _along(scale, values.ndim, axis), name)
+                graph.initializer.append(wide)
+                constants[name] = wide
+            pair = [name, *node.input[1:]]
+            nodes.append(
+                onnx.helper.make_node("QuantizeLinear", pair, [quantized], f"{quantized}_node", axis=axis)
+            )
+            gone.add(weight.name)
+            node.input[0] = quantized
+        nodes.append(node)
+    kept = [tensor for tensor in graph.initializer if tensor.name not in gone]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(kept)
+
+
+def _along(scale: np.ndarray, dimensions: int, axis: int) -> np.ndarray:
+    """The scale, shaped so that it multiplies along `axis`."""
+    if scale.ndim == 0:
+        return scale
+    shape = [1] * dimensions
+    shape[axis] = -1
+    return scale.reshape(shape)
 
 
 _LEAVE: Final = "take fp16 out of precisions, or export the model so that it can be cast"

@@ -1,7 +1,8 @@
 """What travels between the builder and this program: one JSON object a line, in both directions.
 
 Request: {"command": NAME, ...arguments}. Answers, in order: any number of {"progress": TEXT}, then one
-{"result": {...}} or {"error": {"kind": KIND, ...fields}}. Kinds are the constants below; `reason` is always the library's own words.
+{"result": {...}} or {"error": {"kind": KIND, ...fields}}. Kinds are the constants below; `reason` is always the
+library's own words.
 Nobody else writes to the stream of answers: what libraries print goes to stderr.
 """
 
