@@ -38,8 +38,8 @@ def _fp16(request: BuildRequest, backend: Backend, work: Path) -> Candidate:
 
     target = work / "fp16.onnx"
     if backend.precision_by_flag():
-        kept = precision.write_flagged(request.onnx, target)
-        return Candidate(name="fp16", precision="fp16", source=target, fp32_nodes=kept)
+        source, kept = precision.flagged(request.onnx, target)
+        return Candidate(name="fp16", precision="fp16", source=source, fp32_nodes=kept)
     precision.write_fp16(request.onnx, target)
     return Candidate(name="fp16", precision="fp16", source=target)
 
@@ -50,6 +50,5 @@ def _int8(backend: Backend, method: str, file: Path, work: Path) -> Candidate:
         return Candidate(name=name, precision="int8", source=file)
     from build_images.engine_builder import precision
 
-    target = work / f"{name}.onnx"  # what is not quantised runs in FP16 there
-    kept = precision.write_flagged(file, target)
-    return Candidate(name=name, precision="int8", source=target, fp32_nodes=kept)
+    source, kept = precision.flagged(file, work / f"{name}.onnx")  # what is not quantised runs in FP16 there
+    return Candidate(name=name, precision="int8", source=source, fp32_nodes=kept)

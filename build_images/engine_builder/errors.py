@@ -165,6 +165,24 @@ class NoDeviceError(FatalError):
         return "build where the target's GPU is: look at the node's driver and device plugin, and targets[].selector"
 
 
+class NoLibraryError(FatalError):
+    """The Python that should import TensorRT does not."""
+
+    def __init__(self, what: str, reason: str) -> None:
+        super().__init__(what, reason)
+        self.what, self.reason = what, reason
+
+    @property
+    def message(self) -> str:
+        return f"{self.what} cannot be imported by {self.reason}"
+
+    @property
+    def next_step(self) -> str:
+        return (
+            "set SLUICE_TENSORRT_PYTHON to a Python that has tensorrt, numpy, cuda-bindings and nvidia-ml-py"
+        )
+
+
 class NotLoadedError(FatalError):
     """The library refuses a plan; the reason is its own."""
 

@@ -44,6 +44,7 @@ def write_fp16(source: Path, target: Path) -> None:
         )
     _name_nodes(model.graph)
     _lift_constants(model.graph)
+    _lower_masks(model.graph)
     kept = _readers_of_what_fp16_cannot_hold(model.graph)
     wanted = _interface(model)
     try:
@@ -62,22 +63,24 @@ def write_fp16(source: Path, target: Path) -> None:
     )
 
 
-def write_flagged(source: Path, target: Path) -> frozenset[str]:
-    """For a library whose flags decide the precision: write `source` with its nodes named, its masks lowered, and the
-    weights of Q/DQ pairs in FP32; the names of the nodes that must stay in FP32."""
+def flagged(source: Path, target: Path) -> tuple[Path, frozenset[str]]:
+    """For a library whose flags decide the precision: a file with every node named, masks lowered, and the weights of
+    Q/DQ pairs in FP32; and the names of the nodes that must stay in FP32. It is `source` where that is so already."""
     model = onnx.load(str(source))
-    _quantize_within(model.graph)
-    _name_nodes(model.graph)
-    _lift_constants(model.graph)
+    changed = _quantize_within(model.graph)
+    changed |= _name_nodes(model.graph)
+    changed |= _lower_masks(model.graph)
     kept = _readers_of_what_fp16_cannot_hold(model.graph)
     kept |= {node.name for node in model.graph.node if node.op_type in OVERFLOWING}
+    if not changed:
+        return source, frozenset(kept)
     large = sum(tensor.ByteSize() for tensor in model.graph.initializer) > EXTERNAL_ABOVE_BYTES
     onnx.save_model(model, str(target), save_as_external_data=large, location=f"{target.name}.data")
-    return frozenset(kept)
+    return target, frozenset(kept)
 
 
-def _quantize_within(graph: onnx.GraphProto) -> None:
-    """INT8 weights become FP32 ones behind a QuantizeLinear, which gives the same INT8 back.
+def _quantize_within(graph: onnx.GraphProto) -> bool:
+    """INT8 weights become FP32 ones behind a QuantizeLinear, which gives the same INT8 back; whether there were any.
 
     The fuser of TensorRT 8.6 takes no INT8 constants ("weights.type() != DataType::kINT8").
     """
@@ -105,6 +108,7 @@ def _quantize_within(graph: onnx.GraphProto) -> None:
     del graph.node[:], graph.initializer[:]
     graph.node.extend(nodes)
     graph.initializer.extend(kept)
+    return bool(gone)
 
 
 def _along(scale: np.ndarray, dimensions: int, axis: int) -> np.ndarray:
@@ -119,9 +123,10 @@ def _along(scale: np.ndarray, dimensions: int, axis: int) -> np.ndarray:
 _LEAVE: Final = "take fp16 out of precisions, or export the model so that it can be cast"
 
 
-def _name_nodes(graph: onnx.GraphProto) -> None:
-    """The converter blocks nodes by name: those without one would all be blocked together."""
+def _name_nodes(graph: onnx.GraphProto) -> bool:
+    """Nodes are held in FP32 by name: those without one would all be held together. Whether there were any."""
     taken = {node.name for node in graph.node}
+    unnamed = not all(node.name for node in graph.node)
     for number, node in enumerate(graph.node):
         if not node.name:
             node.name = next(
@@ -130,6 +135,7 @@ def _name_nodes(graph: onnx.GraphProto) -> None:
                 if (name := f"{node.op_type}_{number}{suffix}") not in taken
             )
             taken.add(node.name)
+    return unnamed
 
 
 def _lift_constants(graph: onnx.GraphProto) -> None:
@@ -153,19 +159,33 @@ def _lift_constants(graph: onnx.GraphProto) -> None:
     graph.value_info.extend(values_info)
 
 
-def _readers_of_what_fp16_cannot_hold(graph: onnx.GraphProto) -> set[str]:
-    """Names of the nodes that must stay FP32. Values of masks are lowered in place: nobody needs to stay for them."""
-    outside = set()
-    for tensor in graph.initializer:
-        if tensor.data_type != onnx.TensorProto.FLOAT:
-            continue
+def _float_constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
+    """FP32 constants by name, initializers and Constant nodes alike; the tensors of the graph itself."""
+    found = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        for attribute in node.attribute if node.op_type == "Constant" else ():
+            if attribute.name == "value":
+                found[node.output[0]] = attribute.t
+    return {name: tensor for name, tensor in found.items() if tensor.data_type == onnx.TensorProto.FLOAT}
+
+
+def _lower_masks(graph: onnx.GraphProto) -> bool:
+    """Values of masks come within FP16 in place: nobody has to stay in FP32 for them. Whether there were any."""
+    lowered = False
+    for tensor in _float_constants(graph).values():
         values = numpy_helper.to_array(tensor)
         masks = np.isfinite(values) & (np.abs(values) >= MASK_FROM)
         if masks.any():
             values = np.where(masks, np.sign(values) * np.float32(MASK), values).astype(np.float32)
             tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-        if not _fits(values):
-            outside.add(tensor.name)
+            lowered = True
+    return lowered
+
+
+def _readers_of_what_fp16_cannot_hold(graph: onnx.GraphProto) -> set[str]:
+    """Names of the nodes that must stay FP32."""
+    constants = _float_constants(graph).items()
+    outside = {name for name, tensor in constants if not _fits(numpy_helper.to_array(tensor))}
     return {node.name for node in graph.node if outside & set(node.input)}
 
 

@@ -26,6 +26,7 @@ def error_of(answer: Mapping[str, Any], what: str) -> SluiceError:
         protocol.CACHE_REFUSED: errors.TimingCacheError,
         protocol.NOT_LOADED: errors.NotLoadedError,
         protocol.NO_DEVICE: errors.NoDeviceError,
+        protocol.NO_LIBRARY: errors.NoLibraryError,
     }
     if kind in simple:
         return simple[str(kind)](what, reason)

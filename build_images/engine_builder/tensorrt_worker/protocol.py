@@ -16,6 +16,7 @@ CACHE_REFUSED = "cache_refused"  # reason: the cache is of another device or ver
 OUT_OF_MEMORY = "out_of_memory"  # reason, free_bytes, total_bytes: of the device, before the work began
 NOT_LOADED = "not_loaded"  # reason: the plan is not for this device or this version
 NO_PROFILE = "no_profile"  # reason: no optimisation profile holds this shape
+NO_LIBRARY = "no_library"  # reason: tensorrt, or what it needs, cannot be imported
 NO_DEVICE = "no_device"  # reason
 FAULT = "fault"  # reason: anything else
 
