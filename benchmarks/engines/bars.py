@@ -14,6 +14,7 @@ from benchmarks.engines.ratios import COSINE, MEMORY, P99, RECALL_DROP, THROUGHP
 Raw = Mapping[str, Any]
 
 MODELS: Final = ("minilm", "bert_base", "gpt")
+TRAINED: Final = ("minilm",)
 CARD: Final = "H100"
 WARM, RUNS, PEAK_RUNS = 50, 400, 20
 
@@ -45,11 +46,11 @@ WARM_SHARE: Final = Bar(
 )
 
 
-def bars_of(measured: Raw | None, ratios: Raw, hardware: Raw) -> list[dict[str, Any]]:
+def bars_of(name: str, measured: Raw | None, ratios: Raw, hardware: Raw) -> list[dict[str, Any]]:
     """[{what, wanted, got, holds, missed_by, why}] of engines.1. measured: None where the model was not run."""
+    wanted = (*BARS, *(TRAINED_BARS if name in TRAINED else ()))
     if measured is None:
-        return [_row(bar, None, "this model was not run") for bar in BARS]
-    wanted = (*BARS, *(TRAINED_BARS if measured["trained"] else ()))
+        return [_row(bar, None, "this model was not run") for bar in wanted]
     otherwise = "; ".join(_otherwise(measured, hardware))
     return [_row(bar, ratios["judged"].get(bar.what), otherwise, measured, ratios) for bar in wanted]
 

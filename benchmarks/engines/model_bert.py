@@ -23,7 +23,9 @@ class Encoder(torch.nn.Module):
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """int64 [batch, sequence] twice -> float32 [batch, hidden]."""
         keep = attention_mask.to(torch.float32)
-        additive = ((1.0 - keep[:, None, None, :]) * MASKED).to(self.bert.dtype)
+        additive = (1.0 - keep[:, None, None, :]) * MASKED
+        if self.bert.dtype != additive.dtype:  # a model in FP16; asked in Python, so that no trace sees it
+            additive = additive.to(self.bert.dtype)
         hidden = self.bert(input_ids=input_ids, attention_mask=additive).last_hidden_state
         return (hidden * keep[:, :, None]).sum(dim=1) / keep.sum(dim=1, keepdim=True).clamp(min=1.0)
 

@@ -14,6 +14,7 @@ from sluice.spec import ReleaseSpec, Target
 HERE: Final = Path(__file__).parent
 DIGEST: Final = "0" * 64  # of images: nothing is pulled here, and a name without a digest is refused
 SEED: Final = 20
+TINY: Final = "2 small layers"
 MASKED_IDS: Final = ("input_ids", "attention_mask")
 
 
@@ -145,7 +146,7 @@ def _bert(tiny: bool) -> Subject:
     config = {"vocab_size": vocabulary, "seed": SEED, **(sizes if tiny else {})}
     return Subject(
         name="bert_base",
-        title="BERT-base: 12 layers, hidden 768, random weights, mean of the hidden states",
+        title=f"BERT-base: {TINY if tiny else '12 layers, hidden 768'}, random weights, mean of the hidden states",
         trained=False,
         inputs=MASKED_IDS,
         output="pooled",
@@ -165,7 +166,7 @@ def _gpt(tiny: bool) -> Subject:
     config = {**sizes, "vocabulary": vocabulary, "positions": longest, "seed": SEED}
     return Subject(
         name="gpt",
-        title="GPT-style decoder, prefill: 24 layers, hidden 2048, 1.3 B random weights, state of the last token",
+        title=f"GPT-style decoder, prefill: {TINY if tiny else '24 layers, hidden 2048, 1.3 B'} random weights",
         trained=False,
         inputs=("input_ids",),
         output="hidden",

@@ -56,7 +56,7 @@ def _machine(hardware: Mapping[str, Any], n: Mapping[str, Any]) -> str:
         gpu = f"{hardware['gpu']} ({hardware['gpu_memory_gib']} GiB, {versions})"
     return (
         "Made by `python -m benchmarks.engines --json`: each model exported, calibrated and built on the product's "
-        f"own way, each side warmed {n['warm']} times, timed {n['runs']} times where it is fast enough. Machine: {gpu}, "
+        f"own way, each side warmed {n['warm']} times and timed {n['runs']} times if fast enough. Machine: {gpu}, "
         f"{hardware['cpu']}, {hardware['cores']} cores, {hardware['memory_gib']} GiB. TensorRT {hardware['tensorrt']}, "
         f"PyTorch {hardware['torch']}, ONNX Runtime {hardware['onnxruntime']}."
     )

@@ -134,7 +134,7 @@ def _int8(measured: Mapping[str, Any]) -> dict[str, Any]:
     """The INT8 candidate that the builder would take: the chosen one, or the one with the greatest cosine."""
     report = at(measured["steps"], "cold_build", "report") or {}
     cosines = {
-        name: min(found["cosine_min"] for found in one["accuracy"].values())
+        name: min((found["cosine_min"] for found in one["accuracy"].values()), default=-1.0)
         for name, one in (report.get("candidates") or {}).items()
         if one["precision"] == "int8"
     }

@@ -97,7 +97,7 @@ def acceptance(
     table, rebuilds = [], []
     for name in MODELS:
         mine, found = measured.get(name), ratios.get(name, {})
-        table += [{"model": name, **row} for row in bars_of(mine, found, hardware)]
+        table += [{"model": name, **row} for row in bars_of(name, mine, found, hardware)]
         rebuilds.append({"model": name, **rebuild_bar(mine, found, hardware)})
     for row in (*table, *rebuilds):
         if reason := why.get(f"{row['model']}.{row['what']}"):
