@@ -109,7 +109,8 @@ class Resources(Part):
 class Build(Part):
     """What the builder of an engine may take and make. Backends that optimise while they load read none of it.
 
-    profile_axes: each bucket of these axes has an optimisation profile of its own; null: those of the batch axis.
+    profiles: the buckets with an optimisation profile of their own, by axis; each combination is one. null: every
+    bucket of the batch axis; {}: one profile over all shapes.
     timing_cache: `reuse` the newest for this device and library, `off`, or the SHA-256 of one to replay.
     version_compatible: later major versions load the plan too. strip_weights: the plan holds none; they are kept once
     for all architectures. compare_one_profile: build once more with one profile, to report what it would have cost.
@@ -118,7 +119,7 @@ class Build(Part):
     workspace_mib: Count = 1024
     optimization_level: Annotated[int, Strict(), Field(ge=0, le=5)] = 3
     time_limit_s: Timeout = 14_400
-    profile_axes: Annotated[tuple[Text, ...], Once] | None = None
+    profiles: dict[str, Annotated[tuple[Count, ...], Field(min_length=1)]] | None = None
     hardware_compatibility: HardwareCompatibility = "none"
     version_compatible: Flag = False
     strip_weights: Flag = False

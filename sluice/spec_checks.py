@@ -132,11 +132,28 @@ def _target_rules(raw: Raw) -> Iterator[Problem]:
         arch, backend = target.get("arch"), target.get("backend")
         if isinstance(arch, str) and (wanted := _arch_problem(arch, backend)):
             yield Problem(f"targets.{index}.arch", arch, wanted)
-        axes = _mapping(_mapping(raw.get("model")).get("axes"))
-        for place, name in enumerate(_list(_mapping(target.get("build")).get("profile_axes"))):
-            if isinstance(name, str) and name not in axes:
-                message = f"no such axis in model.axes; there: {_join(axes) or 'none'}"
-                yield Problem(f"targets.{index}.build.profile_axes.{place}", name, message)
+        yield from _profiles(
+            f"targets.{index}.build.profiles", raw, _mapping(target.get("build")).get("profiles")
+        )
+
+
+def _profiles(path: str, raw: Raw, profiles: Any) -> Iterator[Problem]:
+    """Profiles end at buckets: elsewhere nobody would know which one serves a warmed shape."""
+    axes = _mapping(_mapping(raw.get("model")).get("axes"))
+    for name, sizes in _mapping(profiles).items():
+        if name not in axes:
+            yield Problem(
+                f"{path}.{name}", None, f"no such axis in model.axes; there: {_join(axes) or 'none'}"
+            )
+            continue
+        buckets = _list(_mapping(axes[name]).get("buckets"))
+        for place, size in enumerate(_list(sizes)):
+            if size not in buckets:
+                yield Problem(
+                    f"{path}.{name}.{place}", size, f"no bucket of the axis; there: {_join(buckets)}"
+                )
+            elif place and _is_int(sizes[place - 1]) and size <= sizes[place - 1]:
+                yield Problem(f"{path}.{name}.{place}", size, "profiles must increase strictly")
 
 
 def _arch_problem(arch: str, backend: object) -> str | None:

@@ -23,6 +23,7 @@ class Subject:
     """One model. lengths: least and most tokens of a sample. hidden: size of the output's rows.
 
     write: makes the checkpoint in an empty folder. batches, sequences: the buckets; the sequence axis begins at 4.
+    profiles: the batch sizes with an optimisation profile of their own; each costs a build as much again.
     calibrate, judge: samples that find INT8 ranges; those behind them that accuracy is measured on.
     """
 
@@ -37,6 +38,7 @@ class Subject:
     calibrate: int
     judge: int
     methods: tuple[str, ...]
+    profiles: tuple[int, ...]
     write: Callable[[Path], None]
 
     @property
@@ -74,7 +76,7 @@ class Subject:
             "selector": {"sluice.dev/arch": arch},
             "image": f"sluice/engine-builder:1@sha256:{DIGEST}",
             "resources": {"cpu": str(threads), "memory": "64Gi"},
-            "build": {"workspace_mib": 4096, "optimization_level": 3},
+            "build": self._build(),
         }
         if price is not None and "price_per_hour" in Target.model_fields:
             target["price_per_hour"] = price
@@ -96,6 +98,12 @@ class Subject:
             "server": {"image": "sluice/runtime:1"},
             **self._task(checkpoint),
         }
+
+    def _build(self) -> dict[str, Any]:
+        """What one profile would have cost is asked of the smallest model alone: it is one build more."""
+        profiles = {"batch": list(self.profiles)}
+        compare = {"compare_one_profile": self.trained}
+        return {"workspace_mib": 4096, "optimization_level": 3, "profiles": profiles, **compare}
 
     def _task(self, checkpoint: Path) -> dict[str, Any]:
         """Judged by what it is for where there is something to judge it on: a model with random weights has nothing."""
@@ -135,7 +143,8 @@ def _minilm(given: Path | None) -> Subject:
         sequences=(32, 128, 512),
         calibrate=200,
         judge=256,
-        methods=("percentile", "minmax"),
+        methods=("percentile",),
+        profiles=(1, 8, 32),
         write=write,
     )
 
@@ -156,6 +165,7 @@ def _bert(tiny: bool) -> Subject:
         calibrate=4 if tiny else 32,
         judge=4 if tiny else 32,
         methods=("percentile",),
+        profiles=(1, 2) if tiny else (1, 32),
         write=_writer("model_bert.py", config, MASKED_IDS, (4, longest), vocabulary),
     )
 
@@ -176,6 +186,7 @@ def _gpt(tiny: bool) -> Subject:
         calibrate=4,
         judge=4 if tiny else 8,
         methods=("minmax",),
+        profiles=(1, 2) if tiny else (1, 8),
         # Ranges are found on one core, a sample at a time: short samples keep that under a minute.
         write=_writer("model_gpt.py", config, ("input_ids",), (4, 16) if tiny else (48, 128), vocabulary),
     )
