@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks.engines.bars import MODELS
 from benchmarks.engines.clock import Clock
 from benchmarks.engines.hardware import hardware
-from benchmarks.engines.measure import Effort, Measuring
+from benchmarks.engines.measure import STEPS, Effort, Measuring
 from benchmarks.engines.models import subjects
 from benchmarks.engines.page import page
 from benchmarks.engines.product import Place
@@ -58,7 +58,7 @@ def measured(args: argparse.Namespace) -> list[dict[str, Any]]:
         one = Measuring(subject, place, args.out, machine, TINY if args.tiny else Effort())
         if args.resume:
             one.resume()
-        one.run(clock, keep=args.keep)
+        one.run(clock, keep=args.keep, only=args.steps)
         made.append(one.document)
     return made
 
@@ -78,6 +78,13 @@ def _models(text: str) -> list[str]:
     return names
 
 
+def _steps(text: str) -> list[str]:
+    names = text.split(",")
+    if unknown := [name for name in names if name not in STEPS]:
+        raise argparse.ArgumentTypeError(f"unknown step {unknown[0]}; there are {', '.join(STEPS)}")
+    return names
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.engines",
@@ -87,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--json", action="store_true", help="print the JSON object in one line")
     add("--models", type=_models, default=list(MODELS), help=f"some of {','.join(MODELS)}, comma between")
+    add("--steps", type=_steps, default=list(STEPS), help=f"some of {','.join(STEPS)}; the rest by --resume")
     add("--out", type=Path, default=Path(".sluice/engines"), help="folder of <model>.json and of the work")
     add("--resume", action="store_true", help="keep what an earlier run into --out measured, do the rest")
     add("--keep", action="store_true", help="leave the store when a model is done")

@@ -55,10 +55,8 @@ def bars_of(name: str, measured: Raw | None, ratios: Raw, hardware: Raw) -> list
     return [_row(bar, ratios["judged"].get(bar.what), otherwise, measured, ratios) for bar in wanted]
 
 
-def rebuild_bar(measured: Raw | None, ratios: Raw, hardware: Raw) -> dict[str, Any]:
+def rebuild_bar(measured: Raw, ratios: Raw, hardware: Raw) -> dict[str, Any]:
     """engines.2 of one model: {what, wanted, got, holds, missed_by, why, built_nothing}."""
-    if measured is None:
-        return {**_row(WARM_SHARE, None, "this model was not run"), "built_nothing": None}
     steps = measured["steps"]
     nothing = at(steps, "unchanged", "built_nothing")
     why = "; ".join((*_other_card(hardware), *_not_cold(steps)))

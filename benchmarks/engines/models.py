@@ -162,11 +162,11 @@ def _bert(tiny: bool) -> Subject:
         hidden=hidden,
         batches=(1, 2) if tiny else (1, 2, 4, 8, 16, 32),
         sequences=(8, 16) if tiny else (32, 128, 512),
-        calibrate=4 if tiny else 32,
+        calibrate=4 if tiny else 16,
         judge=4 if tiny else 32,
         methods=("percentile",),
         profiles=(1, 2) if tiny else (1, 32),
-        write=_writer("model_bert.py", config, MASKED_IDS, (4, longest), vocabulary),
+        write=_writer("model_bert.py", config, MASKED_IDS, (4, longest // 2), vocabulary),
     )
 
 
@@ -187,8 +187,8 @@ def _gpt(tiny: bool) -> Subject:
         judge=4 if tiny else 8,
         methods=("minmax",),
         profiles=(1, 2) if tiny else (1, 8),
-        # Ranges are found on one core, a sample at a time: short samples keep that under a minute.
-        write=_writer("model_gpt.py", config, ("input_ids",), (4, 16) if tiny else (48, 128), vocabulary),
+        # Ranges are found on one core, a sample at a time: short samples keep that to seconds.
+        write=_writer("model_gpt.py", config, ("input_ids",), (4, 16) if tiny else (24, 64), vocabulary),
     )
 
 

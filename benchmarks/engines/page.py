@@ -27,10 +27,10 @@ MEMORIES: Final = (
 BARS: Final = ("model", "what", "wanted", "got", "result", "missed by", "why")
 INCLUDED: Final = (
     "Times are the host's, from numpy arrays to numpy arrays: copies through pinned memory in both directions are in "
-    "them on every side. The engine replays a CUDA graph, as `reduce-overhead` does. PyTorch runs the model of the "
-    "checkpoint with scaled_dot_product_attention; torch.compile compiles each shape on its own. Memory is what the "
-    "driver counts on the card beyond what it counted before the process began, the largest bucket served again and "
-    "again by a fresh process that is alone there."
+    "them on every side. PyTorch runs the model of the "
+    "checkpoint with scaled_dot_product_attention; torch.compile compiles each shape on its own, and its second mode "
+    "finds in a cache what its first had compiled. Memory is what the driver counts on the card beyond what it counted "
+    "before the process began, the largest bucket served again and again by a fresh process that is alone there."
 )
 
 
@@ -165,8 +165,10 @@ def _accuracy(measured: Mapping[str, Any], ratios: Mapping[str, Any]) -> str:
 def _builds(measured: Mapping[str, Any], ratios: Mapping[str, Any]) -> str:
     rebuild, prepared = ratios["rebuild"], measured["steps"].get("prepare") or {}
     share = rebuild["share_of_build_seconds"]
+    includes = at(measured["steps"], "cold_build", "report", "includes") or {}
+    held = ", ".join(name for name, there in includes.items() if there) or "nothing that it tells"
     return (
-        f"Export {_number(prepared.get('export_seconds'), 0)} s, calibration "
+        f"In the engine's times: {held}. Export {_number(prepared.get('export_seconds'), 0)} s, calibration "
         f"{_number(prepared.get('calibration_seconds'), 0)} s. Building all candidates takes "
         f"{_number(rebuild['cold_build_seconds'], 1)} s cold and {_number(rebuild['warm_build_seconds'], 1)} s with a "
         f"warm timing cache ({_number(None if share is None else 100 * share, 0)} %); the whole calls, measuring too, "

@@ -35,7 +35,7 @@ def engine_of(measured: Mapping[str, Any]) -> Mapping[str, Any] | None:
 def sides_of(measured: Mapping[str, Any]) -> dict[str, Any]:
     """{side: {shape: timing}}, the engine not among them."""
     steps = measured["steps"]
-    names = ("torch", "torch_compiled", "onnxruntime")
+    names = ("torch", "onnxruntime")
     return {side: one for name in names for side, one in (steps.get(name) or {}).items() if side != "error"}
 
 
@@ -200,7 +200,7 @@ def _missing(what: str, measured: Mapping[str, Any]) -> str:
             steps.get("torch"),
         ],
         MEMORY: [steps.get("cold_build"), at(steps, "peak", EAGER), steps.get("peak")],
-        COSINE: [steps.get(name) for name in ("cold_build", "pytorch_against_onnx", "onnxruntime")],
+        COSINE: [steps.get(name) for name in ("cold_build", "torch", "onnxruntime", "pytorch_against_onnx")],
         RECALL_DROP: [steps.get("cold_build")],
     }[what]
     errors = [one["error"] for one in needs if isinstance(one, Mapping) and "error" in one]

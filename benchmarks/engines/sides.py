@@ -28,21 +28,23 @@ STEADY: Final = 5  # first calls of a compiled model: compilation, warm-up of th
 
 
 class TorchSide:
-    """The checkpoint's model on one device. device: `cuda` in FP16, `cpu` in FP32."""
+    """The checkpoint's model in FP32 on the CPU, as load() gives it; `to_device` makes it what is compared."""
 
-    def __init__(self, job: dict[str, Any], device: str) -> None:
+    def __init__(self, job: dict[str, Any]) -> None:
         import torch
 
         from build_images.exporter.model import load_model
 
-        self.torch, self.device = torch, torch.device(device)
-        if device == "cpu":
-            torch.set_num_threads(job["threads"])
-        model = load_model(Path(job["checkpoint"]), job["entrypoint"])
+        torch.set_num_threads(job["threads"])
+        self.torch, self.device = torch, torch.device("cpu")
+        self.model = load_model(Path(job["checkpoint"]), job["entrypoint"])
+        self._pinned: dict[Any, Any] = {}
+
+    def to_device(self, device: str) -> None:
+        """`cuda`: FP16, before anything of it is on the device. `cpu`: it stays what it is."""
         if device == "cuda":
-            _use_sdpa(model)
-            model = model.half().to(self.device)
-        self.model, self._pinned = model, {}
+            _use_sdpa(self.model)
+            self.model, self.device = self.model.half().to(device), self.torch.device(device)
 
     def run(self, side: str) -> Run:
         """One forward pass by this side, compiled anew for each shape: what serves a bucket best."""
@@ -82,36 +84,35 @@ class TorchSide:
 
 
 def time_torch(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """{side, shape, n, p50_ms, .., compile_seconds} or {side, shape, error}."""
-    torch_side = TorchSide(job, job["device"])
+    """{answers: file} of FP32 on the CPU; then {side, shape, n, p50_ms, .., compile_seconds}, or `error` in them."""
+    torch_side = TorchSide(job)
+    yield _answers(job, torch_side.run(EAGER))
+    torch_side.to_device(job["device"])
     for side in job["sides"]:
         for shape, path in job["feeds"].items():
-            feed = read(path)
             try:
-                began = time.perf_counter()
-                run = torch_side.run(side)
-                for _ in range(STEADY if side in COMPILE_MODES else 1):
-                    run(feed)
-                compile_s = time.perf_counter() - began if side in COMPILE_MODES else None
-                found = timed(run, feed, warm=job["warm"], runs=job["runs"], budget_s=job["side_budget_s"])
-                yield {"side": side, "shape": shape, **found, "compile_seconds": compile_s}
+                yield {"side": side, "shape": shape, **_timed(torch_side, side, read(path), job)}
             except Exception as error:  # a compiler's errors have no common root; the other sides go on
                 yield {"side": side, "shape": shape, "error": one_line(error)}
 
 
+def _timed(torch_side: TorchSide, side: str, feed: Feed, job: dict[str, Any]) -> dict[str, Any]:
+    began = time.perf_counter()
+    run = torch_side.run(side)
+    for _ in range(STEADY if side in COMPILE_MODES else 1):
+        run(feed)
+    compile_s = time.perf_counter() - began if side in COMPILE_MODES else None
+    found = timed(run, feed, warm=job["warm"], runs=job["runs"], budget_s=job["side_budget_s"])
+    return {**found, "compile_seconds": compile_s}
+
+
 def time_onnxruntime(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """As `time_torch`, of the FP32 ONNX on CPU; then {answers: file} for the samples of `accuracy`."""
+    """As `time_torch`, of the FP32 ONNX on the CPU: for reference, so a slow one is run twice and no more."""
     run = _onnxruntime(job)
     yield _answers(job, run)
     for shape, path in job["feeds"].items():
-        found = timed(run, read(path), warm=1, runs=job["runs"], budget_s=job["side_budget_s"])
+        found = timed(run, read(path), warm=0, runs=job["runs"], budget_s=job["side_budget_s"], least=2)
         yield {"side": ONNXRUNTIME, "shape": shape, **found, "compile_seconds": None}
-
-
-def reference(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """{answers: file}: PyTorch in FP32 on CPU, the model as load() gives it."""
-    side = TorchSide(job, "cpu")
-    yield _answers(job, side.run(EAGER))
 
 
 def peak(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -128,7 +129,9 @@ def peak(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
     if cuda:
         torch.zeros(1, device="cuda")
     context = nvml.used_bytes() - before if nvml else _resident_bytes()
-    run = TorchSide(job, job["device"]).run(side)
+    torch_side = TorchSide(job)
+    torch_side.to_device(job["device"])
+    run = torch_side.run(side)
     most = 0
     for _ in range(job["runs"]):
         run(feed)
@@ -146,7 +149,6 @@ def peak(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
 JOBS: Final = {
     "time": time_torch,
     "onnxruntime": time_onnxruntime,
-    "reference": reference,
     "peak": peak,
 }
 

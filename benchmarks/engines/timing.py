@@ -10,11 +10,17 @@ RUNS_MIN: Final = 5  # whatever the budget says: fewer say nothing
 
 
 def timed(
-    run: Callable[[Any], Any], feed: Mapping[str, np.ndarray], *, warm: int, runs: int, budget_s: float
+    run: Callable[[Any], Any],
+    feed: Mapping[str, np.ndarray],
+    *,
+    warm: int,
+    runs: int,
+    budget_s: float,
+    least: int = RUNS_MIN,
 ) -> dict[str, Any]:
-    """Warm, then time `runs` runs; both end earlier when they take longer than budget_s each. Sees `summary`."""
-    _repeat(run, feed, warm, budget_s)
-    return summary(_repeat(run, feed, runs, budget_s), rows=len(next(iter(feed.values()))))
+    """Warm, then time `runs` runs, as `summary` has them; both end after budget_s, though not before `least` runs."""
+    _repeat(run, feed, warm, budget_s, least)
+    return summary(_repeat(run, feed, runs, budget_s, least), rows=len(next(iter(feed.values()))))
 
 
 def summary(taken_ms: Sequence[float], *, rows: int) -> dict[str, Any]:
@@ -34,10 +40,10 @@ def summary(taken_ms: Sequence[float], *, rows: int) -> dict[str, Any]:
     }
 
 
-def _repeat(run: Callable[[Any], Any], feed: Any, times: int, budget_s: float) -> list[float]:
+def _repeat(run: Callable[[Any], Any], feed: Any, times: int, budget_s: float, least: int) -> list[float]:
     taken: list[float] = []
     end = time.monotonic() + budget_s
-    while len(taken) < times and (len(taken) < min(times, RUNS_MIN) or time.monotonic() < end):
+    while len(taken) < times and (len(taken) < min(times, least) or time.monotonic() < end):
         start = time.perf_counter_ns()
         run(feed)
         taken.append((time.perf_counter_ns() - start) / 1e6)

@@ -148,7 +148,7 @@ def test_a_model_that_was_not_run_is_missing(model):
     figures = everything()
     del figures[model]
     found = lines(figures)
-    assert [found[name]["holds"] for name in ("engines.1", "engines.2", "engines.4")] == [None, None, None]
+    assert [found[name]["holds"] for name in ("engines.1", "engines.2", "engines.4")] == [None, True, None]
     assert model in found["engines.4"]["reason"]
 
 
@@ -243,3 +243,11 @@ def test_a_slow_side_is_run_less_often_but_five_times_at_least():
     calls.clear()
     assert timed(calls.append, {"x": [[1.0]]}, warm=7, runs=50, budget_s=60.0)["n"] == 50
     assert len(calls) == 57
+
+
+def test_when_no_model_was_built_twice_nothing_is_said_of_rebuilds():
+    figures = everything()
+    for one in figures.values():
+        del one["steps"]["warm_build"]
+    line = lines(figures)["engines.2"]
+    assert (line["holds"], line["reason"]) == (None, "no model was built twice")

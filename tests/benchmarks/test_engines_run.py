@@ -82,6 +82,15 @@ def test_the_models_file_and_the_object_merge_to_the_same(ran, whole, capsys):
     assert json.loads(capsys.readouterr().out) == whole
 
 
+def test_steps_in_two_runs_add_up(tmp_path, capsys):
+    main([*TINY, "--out", str(tmp_path), "--steps", "prepare"])
+    main([*TINY, "--out", str(tmp_path), "--steps", "onnxruntime", "--resume"])
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])["figures"]["gpt"]["measured"]["steps"]
+    assert set(last) == {"prepare", "onnxruntime"}
+    assert last["prepare"]["export_seconds"] > 0
+    assert last["onnxruntime"][ONNXRUNTIME][MOST]["n"] == 10
+
+
 def test_a_spent_budget_begins_nothing_and_says_so_in_every_place(tmp_path, capsys):
     assert main([*TINY, "--out", str(tmp_path), "--budget-s", "0"]) == 0
     steps = json.loads(capsys.readouterr().out)["figures"]["gpt"]["measured"]["steps"]
