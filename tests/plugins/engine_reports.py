@@ -152,6 +152,25 @@ def report(arch: str, *, slower: float = 1.0, output: str = "y") -> dict[str, An
     }
 
 
+def single(*, timed: bool = True, slower: float = 1.0, **changes: Any) -> dict[str, Any]:
+    """report.json of a GPU engine of one candidate and two shapes; changes: of what the report says."""
+    found = candidate(A100, "fp32", slower / SLOWER["fp32"])
+    small = {
+        shape: told for shape, told in found["timings"].items() if shape in {RANKED, "batch=1 sequence=32"}
+    }
+    return {
+        **report(A100, slower=slower),
+        "chosen": "fp32",
+        "reason": "fp32: all there is",
+        "rejected": {},
+        "measured": timed,
+        "why_not_measured": None if timed else "no such GPU here",
+        "candidates": {"fp32": {**found, "timings": small if timed else {}}},
+        "layers": None,
+        **changes,
+    }
+
+
 def facts(arch: str, *, slower: float = 1.0, said: dict[str, Any] | None = None) -> EngineFacts:
     """One built engine; said: replaces in its report."""
     told = {**report(arch, slower=slower), **(said or {})}
