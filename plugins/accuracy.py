@@ -2,7 +2,8 @@
 
 Problem: each builder judged its own candidates, on its own machine; nobody saw the release whole. Invariants: one row
 per architecture, candidate and output that the reports tell of; the bars are the release's own, not the report's; of
-each architecture some candidate is marked as chosen; a number that must be there and is not is a failure.
+each architecture one candidate is marked as chosen, of the precision that its manifest serves; a number that must be
+there and is not is a failure.
 """
 
 from __future__ import annotations
@@ -44,16 +45,17 @@ def rows(release: Release, engines: Iterable[EngineFacts]) -> list[Row]:
 def _of_candidate(
     release: Release, engine: EngineFacts, name: str, found: Mapping[str, Any]
 ) -> Iterable[Row]:
-    bar = release.spec.accuracy.get(str(found.get("precision")))
+    precision = found.get("precision")
+    bar = release.spec.accuracy.get(str(precision))
     said = found.get("accuracy") or {}
     for output in release.spec.model.outputs:  # one that the report lacks has a row without numbers
         one = said.get(output.name) or {}
         yield {
             "arch": engine.manifest.arch,
             "candidate": name,
-            "precision": found.get("precision"),
+            "precision": precision,
             "output": output.name,
-            "chosen": name == engine.report.get("chosen"),
+            "chosen": name == engine.report.get("chosen") and precision == engine.manifest.precision,
             "samples": one.get("samples"),
             "cosine_min": one.get("cosine_min"),
             "max_abs": one.get("max_abs"),
