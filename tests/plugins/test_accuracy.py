@@ -94,6 +94,23 @@ def test_no_engine_at_all_does_not_pass(tmp_path):
     assert not verdict(tmp_path, engines=[facts(A100, said=report)])[0]
 
 
+@pytest.mark.parametrize(
+    ("change", "failing"),
+    [
+        pytest.param(lambda rows: rows[:-1], "row_count", id="a-row-is-lost"),
+        pytest.param(
+            lambda rows: [*rows[:-1], rows[0]], "to_be_unique", id="a-row-twice-in-place-of-another"
+        ),
+    ],
+)
+def test_a_table_that_is_not_of_all_candidates_fails_though_all_its_rows_are_good(tmp_path, change, failing):
+    engines = [facts(CPU), facts(A100)]
+    table = change(accuracy.rows(release(), engines))
+    passed, why = accuracy.judge(release(), table, engines, tmp_path / "docs")
+    assert not passed
+    assert failing in why
+
+
 class WithTask:
     """A release whose spec has a task, as far as the judge reads it."""
 
