@@ -15,6 +15,7 @@ from plugins.performance import plots
 from plugins.performance.document import mapping, ranked
 from plugins.performance.style import CSS
 from plugins.performance.words import (
+    ALONE,
     BAD,
     GOOD,
     PLAIN,
@@ -33,7 +34,7 @@ from plugins.performance.words import (
 )
 from sluice.cost import known, ratio
 
-WORDS: Final = {GOOD: "faster", BAD: "slower", PLAIN: "", UNKNOWN: "not timed"}
+WORDS: Final = {GOOD: "faster", BAD: "slower", PLAIN: "as fast", ALONE: "not compared", UNKNOWN: "not timed"}
 SLOWEST: Final = 10
 GLANCE: Final = (
     "target",
@@ -90,8 +91,7 @@ def _fleet(fleet: Mapping[str, Any]) -> str:
 
 def _verdict(arch: str, one: Mapping[str, Any]) -> str:
     mood, line = verdict(arch, one)
-    word = WORDS[mood] or ("as fast" if one.get("champion") else "new")
-    return f"<li class={mood}><b>{escape(arch)}</b> <em>{word}</em> <span>{escape(line)}</span></li>"
+    return f"<li class={mood}><b>{escape(arch)}</b> <em>{WORDS[mood]}</em> <span>{escape(line)}</span></li>"
 
 
 def _glance(whole: Mapping[str, Any]) -> str:
@@ -182,7 +182,8 @@ def _speed(arch: str, one: Mapping[str, Any]) -> Iterator[str]:
         yield f"<p class=absent>{DASH} Latency and throughput: not timed: {escape(str(why))}.</p>"
         return
     label = f"Latency and throughput of {arch} by shape"
-    yield _plot(plots.speed(f"{arch}-speed", one), label, includes(one))
+    shown = _plot(plots.speed(f"{arch}-speed", one), label, includes(one))
+    yield f"<div class=wide>{shown}</div>"
     yield from _another_machine(one)
 
 

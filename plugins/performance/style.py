@@ -13,11 +13,11 @@ p{margin:6px 0 12px;max-width:90ch}
 section,.verdicts{background:#fff;border:1px solid var(--line);border-radius:8px;padding:20px 24px;margin:16px 0}
 .muted,figcaption,.notes,.absent{color:var(--muted);font-size:13.5px}
 .verdicts{list-style:none;padding:6px 24px}
-.verdicts li{display:grid;grid-template-columns:150px 84px 1fr;align-items:baseline;padding:9px 0}
+.verdicts li{display:grid;grid-template-columns:150px 112px 1fr;align-items:baseline;padding:9px 0}
 .verdicts li+li{border-top:1px solid var(--line)}
 .verdicts em{font-style:normal;font-weight:600;font-size:13.5px}
 .good em,small.good,span.good{color:var(--good)}.bad em,small.bad,span.bad{color:var(--bad)}
-.plain em,.unknown em{color:var(--muted)}
+.plain em,.alone em,.unknown em{color:var(--muted)}
 .line{border-left:4px solid var(--line);padding-left:10px;font-weight:600}
 .line.good{border-color:var(--good)}.line.bad{border-color:var(--bad)}
 .scroll{overflow-x:auto}
@@ -34,6 +34,7 @@ figure{margin:18px 0 0}svg{display:block;width:100%;height:auto}
 .pair{display:grid;grid-template-columns:1fr 1fr;gap:24px;align-items:start}
 .absent{border-left:4px solid var(--line);padding-left:10px}
 details{margin-top:16px}summary{cursor:pointer;color:#0b5cad;font-size:14px}
-@media(max-width:760px){.pair{grid-template-columns:1fr}.verdicts li{grid-template-columns:1fr}}
+@media(max-width:760px){.wide svg{min-width:760px}.wide figure{overflow-x:auto}
+.pair{grid-template-columns:1fr}.verdicts li{grid-template-columns:1fr}}
 @media print{body{background:#fff}section{break-inside:avoid}}
 """

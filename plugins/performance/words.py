@@ -15,7 +15,7 @@ from sluice.cost import known, ratio
 
 SAME: Final = 0.05  # of a ratio: two builds of one model differ by that much from run to run
 TIMES: Final = "\N{MULTIPLICATION SIGN}"
-GOOD, BAD, PLAIN, UNKNOWN = "good", "bad", "plain", "unknown"
+GOOD, BAD, PLAIN, ALONE, UNKNOWN = "good", "bad", "plain", "alone", "unknown"
 
 
 def figure(value: Any, unit: str = "") -> str:
@@ -71,7 +71,7 @@ def verdict(arch: str, one: Mapping[str, Any]) -> tuple[str, str]:
     cost, before = one.get("cost_per_million"), mapping(one.get("champion")).get("cost_per_million")
     if known(cost):
         parts.append(f"a million rows cost {figure(cost)}{_dearer(ratio(cost, before))}")
-    return (PLAIN if change is None else tone(change)), "; ".join(parts) + "."
+    return (ALONE if change is None else tone(change)), "; ".join(parts) + "."
 
 
 def _faster(change: float, version: str) -> str:

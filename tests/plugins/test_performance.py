@@ -234,7 +234,9 @@ def test_a_champion_without_figures_is_named_and_only_a_true_absence_is_nothing_
     champion, words, alone
 ):
     whole = made([facts(A100, said=single())], champion)
-    assert words in Parsed(page(whole)).text
+    shown = Parsed(page(whole)).text
+    assert words in shown
+    assert re.search(r"sm_80 not compared \w+ answers in 1.00 ms \(p50\); not compared: ", shown)
     (costing,) = costings(whole, champion)
     assert (costing.alone, costing.champion) == (alone, None)
 
@@ -245,7 +247,9 @@ def test_the_champion_s_cost_is_taken_at_today_s_price_and_at_the_same_shape():
     elsewhere = copy.deepcopy(OLD.document)
     del elsewhere["archs"][A100]["timings"][RANKED]
     champion = Champion.read("7", json.dumps(elsewhere))
-    (costing,) = costings(made([facts(A100)], champion), champion)
+    whole = made([facts(A100, said=single())], champion)
+    (costing,) = costings(whole, champion)
+    assert f"(p50); not compared: the champion was not timed at {RANKED}" in Parsed(page(whole)).text
     assert costing.champion is None
     assert costing.why_no_champion == f"version 7, the champion, was not timed at {RANKED}"
     assert not costing.alone
