@@ -184,10 +184,12 @@ def _plain(axis: Any) -> None:
 
 
 def _plain_ticks(axis: Any) -> None:
-    """1, 2, 5 and 10 as they are spoken instead of powers of ten."""
+    """1, 2, 5 and 10 as they are spoken instead of powers of ten; closer where all values are."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-    axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    low, high = axis.get_xlim()
+    subs = (1.0, 2.0, 5.0) if high > 8 * low else (1.0, 1.2, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+    axis.xaxis.set_major_locator(LogLocator(subs=subs, numticks=20))
     axis.xaxis.set_minor_locator(NullLocator())
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
