@@ -141,9 +141,21 @@ class Target(Part):
     image: Text
     share: Share = 1.0
     replicas: Count = 1
+    price_per_hour: Positive | None = None  # of one GPU; on a CPU of one replica. No input of a build
     optional: Flag = False
     resources: Resources = Resources(cpu="1", memory="2Gi")
     build: Build = Build()
+
+
+class Cost(Part):
+    """How dear a version may be, in the currency of the targets' prices. None: no limit.
+
+    max_per_million: of a million rows, for each target. max_ratio: against the champion's cost of the same
+    architecture, both at today's price.
+    """
+
+    max_per_million: Positive | None = None
+    max_ratio: Positive | None = None
 
 
 class Images(Part):
@@ -175,6 +187,7 @@ class ReleaseSpec(Part):
     accuracy: dict[str, AccuracyBar] = Field(default_factory=dict, validate_default=True)
     calibration: Calibration = Calibration()
     targets: Annotated[tuple[Target, ...], Field(min_length=1)]
+    cost: Cost = Cost()
     images: Images
     server: Server
     traffic: Traffic

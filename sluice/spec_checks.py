@@ -41,6 +41,7 @@ def spec_problems(raw: Raw) -> Iterator[Problem]:
     yield from policy_problems(raw)
     yield from _names(raw)
     yield from _target_rules(raw)
+    yield from _cost(raw)
     yield from _tensors(raw)
     yield from _axes(raw)
     yield from _accuracy(raw)
@@ -154,6 +155,18 @@ def _profiles(path: str, raw: Raw, profiles: Any) -> Iterator[Problem]:
                 )
             elif place and _is_int(sizes[place - 1]) and size <= sizes[place - 1]:
                 yield Problem(f"{path}.{name}.{place}", size, "profiles must increase strictly")
+
+
+def _cost(raw: Raw) -> Iterator[Problem]:
+    """A limit on the cost without a price could never be judged, and would stop each run after its builds."""
+    limits = [f"cost.{name}" for name, limit in _mapping(raw.get("cost")).items() if limit is not None]
+    for index, target in enumerate(_mappings(raw.get("targets"))):
+        if limits and target.get("price_per_hour") is None:
+            message = (
+                f"{_join(limits)} is set, but target {target.get('arch')} has no price: write what one GPU (on a CPU "
+                "one replica) costs for an hour, or set the limit to null"
+            )
+            yield Problem(f"targets.{index}.price_per_hour", None, message)
 
 
 def _arch_problem(arch: str, backend: object) -> str | None:
