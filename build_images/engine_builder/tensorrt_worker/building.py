@@ -93,8 +93,6 @@ def _config(builder: Any, request: dict[str, Any]) -> Any:
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if NO_EXTERNAL_TACTICS:
         config.set_tactic_sources(0)
-    if library.offers("profile_sharing"):
-        config.set_preview_feature(library.get("profile_sharing"), True)
     for shapes in request["profiles"]:
         profile = builder.create_optimization_profile()
         for name, (least, best, most) in shapes.items():

@@ -19,8 +19,6 @@ OFFERS = {
     "prefer_precision": "BuilderFlag.PREFER_PRECISION_CONSTRAINTS",
     "strongly_typed": "NetworkDefinitionCreationFlag.STRONGLY_TYPED",
     "explicit_batch": "NetworkDefinitionCreationFlag.EXPLICIT_BATCH",
-    # Several contexts of one profile; newer versions always allow them.
-    "profile_sharing": "PreviewFeature.PROFILE_SHARING_0806",
     "progress": "IProgressMonitor",
     "editable_cache": "BuilderFlag.EDITABLE_TIMING_CACHE",
     "error_on_cache_miss": "BuilderFlag.ERROR_ON_TIMING_CACHE_MISS",
@@ -29,13 +27,6 @@ OFFERS = {
     "strip_plan": "BuilderFlag.STRIP_PLAN",
     "refit_identical": "BuilderFlag.REFIT_IDENTICAL",
     "parser_refitter": "OnnxParserRefitter",
-    # Memory of a context that the caller owns.
-    "without_device_memory": "ICudaEngine.create_execution_context_without_device_memory",
-    "device_memory_setter": "IExecutionContext.device_memory",
-    "device_memory_size": "ICudaEngine.device_memory_size",
-    "allocation_strategy": "ExecutionContextAllocationStrategy",
-    "set_device_memory": "IExecutionContext.set_device_memory",
-    "device_memory_size_v2": "ICudaEngine.device_memory_size_v2",
 }
 _MISSING = object()
 

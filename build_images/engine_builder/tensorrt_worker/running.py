@@ -1,9 +1,9 @@
 """An engine on the device: answers, times and the slowest layers.
 
 Problem: a TensorRT engine is fast only at a fixed shape, with its buffers in place and its launch recorded; a harness
-that allocates or re-shapes between runs measures itself. Invariants: every shape that is timed has a context, pinned
-buffers and (where the engine can be captured) a CUDA graph of its own; all contexts of an engine share one block of
-scratch memory, since one runs at a time; host time goes from numpy array to numpy array.
+that allocates or re-shapes between runs measures itself. Invariants: a shape that is timed has pinned buffers and
+(where the engine can be captured) a CUDA graph; a profile has one context, since several crashed the fuser of 8.6
+("missing offset in id2offset", on an H100), so one shape is bound at a time; host time goes from numpy array to array.
 """
 
 from __future__ import annotations
@@ -33,9 +33,8 @@ class Engine:
     def __init__(self, path: Path, log: Log, *, weights: Path | None = None) -> None:
         self._log = log
         self._runtime = trt.Runtime(log)
-        self._runtime.engine_host_code_allowed = (
-            True  # a version-compatible plan carries code; the builder made it
-        )
+        # A version-compatible plan carries code to run: this program opens only what the builder just made.
+        self._runtime.engine_host_code_allowed = True
         self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         if self._engine is None:
             if log.out_of_memory:
@@ -48,16 +47,14 @@ class Engine:
         self.inputs = [name for name in names if is_input[name]]
         self.outputs = [name for name in names if not is_input[name]]
         self.stream = call(cudart.cudaStreamCreate())
-        self._scratch = call(cudart.cudaMalloc(max(1, self._scratch_bytes())))
-        self._bound: dict[tuple, Bound] = {}
-        self._loose: dict[int, Any] = {}
+        self._contexts: dict[int, Any] = {}
+        self._bound: Bound | None = None
+        self._bound_to: tuple = ()
 
     def run(self, feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Answer one batch of any shape that a profile holds, without keeping anything for its shape."""
-        profile = self._profile_of(feed)
-        if profile not in self._loose:
-            self._loose[profile] = self.context(profile)
-        bound = Bound(self, self._loose[profile], feed)
+        self.release()
+        bound = Bound(self, self.context(feed), feed)
         try:
             answer = bound.run(feed)
             return {name: array.copy() for name, array in answer.items()}
@@ -67,46 +64,42 @@ class Engine:
     def bound(self, feed: dict[str, np.ndarray]) -> Bound:
         """The engine at exactly this shape, warmed, recorded as a CUDA graph where that can be."""
         key = tuple((name, feed[name].shape) for name in self.inputs)
-        if key not in self._bound:
-            bound = Bound(self, self.context(self._profile_of(feed)), feed)
+        if self._bound is None or key != self._bound_to:
+            self.release()
+            self._bound, self._bound_to = Bound(self, self.context(feed), feed), key
             for _ in range(2):  # the first run after a change of shape does work that a graph must not hold
-                bound.run(feed)
-            bound.record()
-            self._bound[key] = bound
-        return self._bound[key]
+                self._bound.run(feed)
+            self._bound.record()
+        return self._bound
 
     def release(self) -> None:
-        """Give back what was kept for shapes."""
-        for bound in self._bound.values():
-            bound.free()
-        self._bound.clear()
-        self._loose.clear()
+        """Let go of the shape that is bound: its graph ends when its context takes another shape."""
+        if self._bound is not None:
+            self._bound.free()
+            self._bound = None
 
-    def context(self, profile: int) -> Any:
-        """A context of this profile on the shared scratch memory."""
-        if library.offers("without_device_memory"):
-            context = getattr(self._engine, "create_execution_context_without_device_memory")()  # noqa: B009
-        else:
-            context = self._engine.create_execution_context(library.get("allocation_strategy").USER_MANAGED)
-        if context is None:
-            if self._log.out_of_memory:
-                raise cuda.out_of_memory(self._log.reason())
-            raise WorkerError(FAULT, reason=self._log.reason())
-        if library.offers("set_device_memory"):
-            getattr(context, "set_device_memory")(int(self._scratch), self._scratch_bytes())  # noqa: B009
-        else:
-            setattr(context, "device_memory", int(self._scratch))  # noqa: B010
-        if not context.set_optimization_profile_async(profile, int(self.stream)):
-            raise WorkerError(FAULT, reason=self._log.reason())
-        call(cudart.cudaStreamSynchronize(self.stream))
-        return context
+    def context(self, feed: dict[str, np.ndarray]) -> Any:
+        """The one context of the profile that serves this shape. Several of one profile crash the fuser of 8.6."""
+        profile = self._profile_of(feed)
+        if profile not in self._contexts:
+            context = self._engine.create_execution_context()
+            if context is None:
+                if self._log.out_of_memory:
+                    raise cuda.out_of_memory(self._log.reason())
+                raise WorkerError(FAULT, reason=self._log.reason())
+            if not context.set_optimization_profile_async(profile, int(self.stream)):
+                raise WorkerError(FAULT, reason=self._log.reason())
+            call(cudart.cudaStreamSynchronize(self.stream))
+            self._contexts[profile] = context
+        return self._contexts[profile]
 
     def layers(self, feed: dict[str, np.ndarray]) -> list[dict[str, Any]]:
         """The slowest layers at this shape: [{name, ms, share}], the mean of PROFILED runs, slowest first.
 
         With a profiler attached layers run one by one, without a graph: their shares count, their sum does not.
         """
-        context = self.context(self._profile_of(feed))
+        self.release()
+        context = self.context(feed)
         bound = Bound(self, context, feed)
         profiler = _Profiler()
         for _ in range(2):
@@ -140,10 +133,6 @@ class Engine:
             shapes = ", ".join(f"{name} {list(feed[name].shape)}" for name in self.inputs)
             raise WorkerError(NO_PROFILE, reason=f"no optimisation profile holds {shapes}")
         return min(holding)[1]
-
-    def _scratch_bytes(self) -> int:
-        which = "device_memory_size_v2" if library.offers("device_memory_size_v2") else "device_memory_size"
-        return int(getattr(self._engine, which))
 
     def _refit(self, weights: Path) -> None:
         refitter = trt.Refitter(self._engine, self._log)
