@@ -22,6 +22,7 @@ OFFERS = {
     # Several contexts of one profile; newer versions always allow them.
     "profile_sharing": "PreviewFeature.PROFILE_SHARING_0806",
     "progress": "IProgressMonitor",
+    "progress_monitor": "IBuilderConfig.progress_monitor",
     "editable_cache": "BuilderFlag.EDITABLE_TIMING_CACHE",
     "error_on_cache_miss": "BuilderFlag.ERROR_ON_TIMING_CACHE_MISS",
     "ampere_plus": "HardwareCompatibilityLevel.AMPERE_PLUS",
