@@ -3,6 +3,7 @@
 What a name does, only the libraries can tell; that it is there, the bindings tell without them and without a GPU.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -102,10 +103,30 @@ def test_the_worker_offers_only_what_some_version_has():
     assert paths - {path for path, where in EXPECTED.items() if any(where)} == set()
 
 
+IMPORT_WORKER = """
+import importlib, json, sys
+sys.path[:0] = sys.argv[1:]
+sys.modules["tensorrt"] = importlib.import_module("tensorrt_bindings")
+from build_images.engine_builder.tensorrt_worker import commands, library
+print(json.dumps([library.version(), library.describe()]))
+"""
+
+
+@pytest.mark.parametrize("index", range(len(offered.VERSIONS)), ids=offered.VERSIONS)
+def test_the_worker_starts_on_each_version_and_finds_what_it_offers(bindings, index):
+    """Its modules are run, with their subclasses of the bindings' classes; nothing of the stubs is called."""
+    here = bindings.trt[index]
+    paths = [str(one.folder) for one in (here, bindings.cudart, bindings.pynvml)]
+    said = offered.run(["-c", IMPORT_WORKER, *paths, str(offered.ROOT)], f"the worker on {here.version}")
+    version, offers = json.loads(said)
+    assert version == here.version
+    assert offers == {name: EXPECTED[path][index] for name, path in offers_of(WORKER).items()}
+
+
 # --- the bindings -------------------------------------------------------------------------------
 
 
-def test_each_version_is_the_one_that_is_asked_for(bindings, tmp_path):
+def test_what_is_there_and_what_can_be_set_is_told_by_path(bindings):
     for one in bindings.trt:
         assert one.has("__version__")
         assert one.has("BuilderFlag.TF32.name")  # a member of an enumeration has what its class has
@@ -125,6 +146,13 @@ def test_the_stubs_have_what_the_bindings_lack_and_nothing_of_the_system(binding
         symbols = elf.lacking(tmp_path / version / "tensorrt_bindings" / "tensorrt.so")
         assert "createInferBuilder_INTERNAL" in symbols
         assert not [name for name in symbols if name.startswith(("__cxa", "_Unwind", "Py", "_ZSt", "_ZNSt"))]
+
+
+def test_a_real_library_of_another_version_is_not_taken(bindings, tmp_path, monkeypatch):
+    """10.16 looks into LD_LIBRARY_PATH before it looks beside itself."""
+    (tmp_path / "libnvinfer.so.10").write_text("of another version")
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
+    assert offered.tensorrt("10.16.1.11", tmp_path / "here").has("Builder")
 
 
 def test_a_stub_is_a_library_whose_functions_return_0(tmp_path):

@@ -30,6 +30,7 @@ class Offered:
     """The names of one module, by dotted path."""
 
     version: str
+    folder: Path  # where it was unpacked; on a process's path it can be imported
     names: Mapping[str, Mapping[str, list[str]]]
 
     def has(self, path: str) -> bool:
@@ -102,15 +103,16 @@ def unpack(requirement: str, into: Path) -> None:
 
 def describe(folder: Path, name: str, version: str) -> Offered:
     """Import the module in a process that has nothing else on its path, and list its names."""
-    command = [sys.executable, "-I", str(DESCRIBE), str(folder), name]
-    # Without LD_LIBRARY_PATH, which would put a real TensorRT of another version before the stubs.
+    names: dict[str, Any] = json.loads(run([str(DESCRIBE), str(folder), name], f"{name} {version}"))
+    return Offered(version, folder, names)
+
+
+def run(arguments: list[str], what: str) -> str:
+    """What Python prints, in a process that sees no library and no module of the caller's environment."""
+    # LD_LIBRARY_PATH might put a real TensorRT of another version before the stubs.
     env = {key: value for key, value in os.environ.items() if not key.startswith(("LD_", "PYTHON"))}
-    ran = subprocess.run(
-        command, env=env, cwd=folder, capture_output=True, text=True, timeout=LIMIT_S, check=False
-    )
+    command = [sys.executable, "-I", *arguments]
+    ran = subprocess.run(command, env=env, capture_output=True, text=True, timeout=LIMIT_S, check=False)
     if ran.returncode:
-        raise RuntimeError(
-            f"{name} {version} cannot be imported (exit {ran.returncode}): {ran.stderr[-2000:]}"
-        )
-    names: dict[str, Any] = json.loads(ran.stdout)
-    return Offered(version, names)
+        raise RuntimeError(f"{what} cannot be imported (exit {ran.returncode}): {ran.stderr[-2000:]}")
+    return ran.stdout
