@@ -15,6 +15,10 @@ setup: .venv/.installed  ## .venv from the lock, Debian's prometheus where it is
 kubectl: setup
 	@bash local/debian.sh kubectl:kubernetes-client || test -z "$$CI"
 
+# Only tests read these: what TensorRT's versions offer, 12 MB of wheels from PyPI, by hash. The rest is as above.
+tensorrt-bindings: setup
+	@$(PY) -m tests.build_images.tensorrt_bindings || test -z "$$CI"
+
 .venv/.installed: requirements.txt
 	@command -v python3.11 >/dev/null || { echo "Sluice needs Python 3.11: sudo apt-get install -y python3.11 python3.11-venv"; exit 1; }
 	@python3.11 -c 'import ensurepip' 2>/dev/null || { echo "the venv module is missing: sudo apt-get install -y python3.11-venv"; exit 1; }
@@ -38,7 +42,7 @@ check: setup  ## ruff, mypy strict, import-linter
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports --no-logo
 
-test: check kubectl  ## everything CI runs: checks, unit tests, end-to-end tests on the real parts
+test: check kubectl tensorrt-bindings  ## everything CI runs: checks, unit tests, end-to-end tests on the real parts
 	@$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-cluster: kubectl  ## the cluster contract against a real cluster: KUBECONFIG=… make test-cluster
@@ -51,4 +55,4 @@ lock:  ## remake requirements.txt from requirements.in (in a fresh venv)
 clean:  ## remove the local state (.sluice); keeps .venv
 	@rm -rf .sluice
 
-.PHONY: help setup kubectl demo up check test test-cluster lock clean
+.PHONY: help setup kubectl tensorrt-bindings demo up check test test-cluster lock clean

@@ -47,7 +47,7 @@ def build(request: dict[str, Any], log: Log) -> dict[str, Any]:
     before = bytes(cache.serialize())
     progress = _progress(log)
     if progress is not None:
-        config.progress_monitor = progress
+        setattr(config, "progress_monitor", progress)  # noqa: B010  (8.6 has no such name)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         if log.out_of_memory:

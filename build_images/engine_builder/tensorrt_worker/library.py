@@ -20,6 +20,7 @@ OFFERS = {
     "strongly_typed": "NetworkDefinitionCreationFlag.STRONGLY_TYPED",
     "explicit_batch": "NetworkDefinitionCreationFlag.EXPLICIT_BATCH",
     "progress": "IProgressMonitor",
+    "progress_monitor": "IBuilderConfig.progress_monitor",
     "editable_cache": "BuilderFlag.EDITABLE_TIMING_CACHE",
     "error_on_cache_miss": "BuilderFlag.ERROR_ON_TIMING_CACHE_MISS",
     "ampere_plus": "HardwareCompatibilityLevel.AMPERE_PLUS",
