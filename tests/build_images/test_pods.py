@@ -73,5 +73,17 @@ def test_a_target_that_the_spec_does_not_have_is_fatal(town, monkeypatch, capsys
     assert last.startswith("error: ")
 
 
+def test_a_machine_that_is_not_the_target_s_has_an_exit_code_of_its_own(tmp_path, monkeypatch, capsys):
+    """The node's label is at fault, so Airflow must neither try again nor blame the model."""
+    other = "cpu-avx2" if ARCH != "cpu-avx2" else "cpu-avx512"
+    target = {"arch": other, "backend": "onnxruntime", "selector": {"sluice.dev/arch": other}, "image": "x"}
+    store, release = released(tmp_path / "store", write_checkpoint(tmp_path / "ckpt", MLP), targets=[target])
+    where = ("--store", store.root, "--release", release.document_sha256, "--target", other)
+    code, _, last = command(monkeypatch, capsys, "build_images.engine_builder", *where)
+    assert code == 5
+    assert f"target {other} landed on {ARCH}" in last
+    assert "correct the node's label sluice.dev/arch" in last
+
+
 def test_a_wrong_command_line_is_usage(monkeypatch, capsys):
     assert command(monkeypatch, capsys, "build_images.exporter", "exprot")[0] == 2
