@@ -16,6 +16,7 @@ from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
 from airflow.sdk.definitions.retry_policy import RetryDecision, RetryPolicy
 from kubernetes.client import V1VolumeMount
 
+from plugins.runs import BUILD
 from plugins.settings import KUBERNETES_CONN_ID, STORE_MOUNT, Addresses
 from sluice.errors import EXIT_FATAL, EXIT_USAGE, EXIT_WRONG_DEVICE
 from sluice.plan import TENSORRT, TENSORRT_RTX
@@ -95,7 +96,7 @@ def step(
 def build(*, service: str, addresses: Addresses) -> dict[str, Any]:
     """What all build pods share: the part that is not mapped."""
     return {
-        **common("build", service=service, addresses=addresses, timeout=BUILD_TIMEOUT),
+        **common(BUILD, service=service, addresses=addresses, timeout=BUILD_TIMEOUT),
         "cmds": ["python", "-m", "build_images.engine_builder"],
         "map_index_template": "{{ task.arguments[-1] }}",  # the arch
     }

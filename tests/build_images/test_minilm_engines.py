@@ -200,6 +200,8 @@ def test_a_target_that_cannot_be_built_stops_the_run_before_anything_is_register
 
 def test_the_failed_build_s_error_names_the_target_the_reason_and_the_next_step(promotion):
     error = builds(promotion.broken)[SICK]["error"]
+    (verdict,) = (one["error"] for one in promotion.broken["ended"] if one["task"] == "verdict")
+    assert verdict.startswith(f"abandoned: build of {SICK} failed in Airflow")
     assert f"the build for {SICK} took longer than 0.001 s" in error
     assert "raise targets[].build.time_limit_s" in error
     (last,) = (

@@ -1,6 +1,9 @@
 """A target's architecture is one that its backend can build for, or the spec says so before any pod starts."""
 
+from pathlib import Path
+
 import pytest
+import yaml
 
 from sluice.errors import SpecError
 from sluice.plan import RTX_ARCHS
@@ -80,3 +83,13 @@ def test_tensorrt_s_image_needs_tag_and_digest_and_the_problem_says_why_and_how(
 )
 def test_a_pinned_image_is_accepted_and_only_tensorrt_asks_for_one(image, backend):
     assert parse(target("sm_80", backend, image)).targets[0].image == image
+
+
+def test_the_target_that_the_shipped_spec_shows_as_a_comment_needs_its_digest_and_nothing_else():
+    lines = (Path(__file__).parents[2] / "dags" / "models" / "minilm.yaml").read_text().splitlines()
+    start = next(place for place, line in enumerate(lines) if line.startswith("# - arch:"))
+    shown = [line[2:] for line in lines[start:] if line.startswith(("# - ", "#   "))]
+    (example,) = yaml.safe_load("\n".join(shown).replace("<the 64 hex digits>", SHA))
+    needed = {**example, "arch": "sm_86", "optional": False, "share": 1 - example["share"]}
+    one, _ = parse({"targets": [example, needed]}).targets
+    assert (one.arch, one.backend, one.optional) == ("sm_80", "tensorrt", True)
