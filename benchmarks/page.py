@@ -32,7 +32,7 @@ def page(result: Mapping[str, Any]) -> str:
         parts += _run(number, run)
     parts += [
         "## What was promised",
-        _table(("line", "target", "result"), map(_promise, result["acceptance"])),
+        table(("line", "target", "result"), map(_promise, result["acceptance"])),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -53,9 +53,9 @@ def _run(number: int, run: Mapping[str, Any]) -> list[str]:
     return [
         title,
         said,
-        _table(ROLLOUTS, map(_rollout, rows)),
+        table(ROLLOUTS, map(_rollout, rows)),
         reasons,
-        _table(STAGES, (_stage(version, stage) for version, stage in stages)),
+        table(STAGES, (_stage(version, stage) for version, stage in stages)),
         *_anonymous(report["anonymous"]),
     ]
 
@@ -98,7 +98,8 @@ def _promise(line: Mapping[str, Any]) -> Sequence[Any]:
     return [line["id"], line["target"], f"{result}: {line['reason']}" if line.get("reason") else result]
 
 
-def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A Markdown table; a dash where there is None."""
     cells = [[*columns], ["---"] * len(columns), *([_cell(value) for value in row] for row in rows)]
     return "\n".join(f"| {' | '.join(row)} |" for row in cells)
 

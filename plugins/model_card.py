@@ -16,6 +16,10 @@ from sluice.release import Release
 DASH: Final = "—"
 OUTCOME: Final = "### Outcome"
 WORST_ROWS: Final = 5
+REPORTS: Final = (
+    "Among the artifacts: `performance/report.html` shows latency, throughput, memory and layers beside the "
+    "champion's, `accuracy/index.html` how each engine's accuracy was judged."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +29,7 @@ class EngineFacts:
     manifest: EngineManifest
     report: Mapping[str, Any]
     reason: str
+    cost_per_million: float | None = None  # None: unknown
 
 
 def card(
@@ -44,6 +49,7 @@ def card(
         _chosen(engines),
         *_not_measured(engines),
         *(f"**Not built** (optional): `{arch}`" for arch in missing),
+        REPORTS,
         "#### Measured per precision",
         _candidates(engines),
         f"#### PyTorch against ONNX Runtime: the worst {min(WORST_ROWS, len(numerics))} of {len(numerics)} rows",
@@ -90,14 +96,16 @@ def number(value: Any) -> str:
 
 
 def _chosen(engines: Sequence[EngineFacts]) -> str:
-    header = ("target", "precision", "p50 ms", "p99 ms", "rows per second", "peak MiB", "accuracy", "why")
+    figures_of = ("p50 ms", "p99 ms", "rows per second", "peak MiB", "cost per million")
+    header = ("target", "precision", *figures_of, "accuracy", "why")
     rows = []
     for engine in engines:
         made, speed = engine.manifest, engine.manifest.performance
         figures = (number(speed.get(name)) for name in ("p50_ms", "p99_ms", "rows_per_s"))
         memory = _mib(speed.get("peak_memory_bytes"))
         accuracy = _accuracy(made.accuracy)
-        rows.append((f"`{made.arch}`", f"**{made.precision}**", *figures, memory, accuracy, engine.reason))
+        target, cost = f"`{made.arch}`", number(engine.cost_per_million)
+        rows.append((target, f"**{made.precision}**", *figures, memory, cost, accuracy, engine.reason))
     return table(header, rows)
 
 

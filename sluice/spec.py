@@ -109,7 +109,8 @@ class Resources(Part):
 class Build(Part):
     """What the builder of an engine may take and make. Backends that optimise while they load read none of it.
 
-    profile_axes: each bucket of these axes has an optimisation profile of its own; null: those of the batch axis.
+    profiles: the buckets with an optimisation profile of their own, by axis; each combination is one. null: every
+    bucket of the batch axis; {}: one profile over all shapes.
     timing_cache: `reuse` the newest for this device and library, `off`, or the SHA-256 of one to replay.
     version_compatible: later major versions load the plan too. strip_weights: the plan holds none; they are kept once
     for all architectures. compare_one_profile: build once more with one profile, to report what it would have cost.
@@ -118,7 +119,7 @@ class Build(Part):
     workspace_mib: Count = 1024
     optimization_level: Annotated[int, Strict(), Field(ge=0, le=5)] = 3
     time_limit_s: Timeout = 14_400
-    profile_axes: Annotated[tuple[Text, ...], Once] | None = None
+    profiles: dict[str, Annotated[tuple[Count, ...], Field(min_length=1)]] | None = None
     hardware_compatibility: HardwareCompatibility = "none"
     version_compatible: Flag = False
     strip_weights: Flag = False
@@ -140,9 +141,21 @@ class Target(Part):
     image: Text
     share: Share = 1.0
     replicas: Count = 1
+    price_per_hour: Positive | None = None  # of one GPU; on a CPU of one replica. No input of a build
     optional: Flag = False
     resources: Resources = Resources(cpu="1", memory="2Gi")
     build: Build = Build()
+
+
+class Cost(Part):
+    """How dear a version may be, in the currency of the targets' prices. None: no limit.
+
+    max_per_million: of a million rows, for each target. max_ratio: against the champion's cost of the same
+    architecture, both at today's price.
+    """
+
+    max_per_million: Positive | None = None
+    max_ratio: Positive | None = None
 
 
 class Images(Part):
@@ -174,6 +187,7 @@ class ReleaseSpec(Part):
     accuracy: dict[str, AccuracyBar] = Field(default_factory=dict, validate_default=True)
     calibration: Calibration = Calibration()
     targets: Annotated[tuple[Target, ...], Field(min_length=1)]
+    cost: Cost = Cost()
     images: Images
     server: Server
     traffic: Traffic

@@ -42,6 +42,7 @@ def spec_problems(raw: Raw) -> Iterator[Problem]:
     yield from policy_problems(raw)
     yield from _names(raw)
     yield from _target_rules(raw)
+    yield from _cost(raw)
     yield from _tensors(raw)
     yield from _axes(raw)
     yield from _accuracy(raw)
@@ -135,11 +136,40 @@ def _target_rules(raw: Raw) -> Iterator[Problem]:
             yield Problem(f"targets.{index}.arch", arch, wanted)
         if problem := _image_problem(target.get("image"), backend):
             yield Problem(f"targets.{index}.image", target["image"], problem)
-        axes = _mapping(_mapping(raw.get("model")).get("axes"))
-        for place, name in enumerate(_list(_mapping(target.get("build")).get("profile_axes"))):
-            if isinstance(name, str) and name not in axes:
-                message = f"no such axis in model.axes; there: {_join(axes) or 'none'}"
-                yield Problem(f"targets.{index}.build.profile_axes.{place}", name, message)
+        yield from _profiles(
+            f"targets.{index}.build.profiles", raw, _mapping(target.get("build")).get("profiles")
+        )
+
+
+def _profiles(path: str, raw: Raw, profiles: Any) -> Iterator[Problem]:
+    """Profiles end at buckets: elsewhere nobody would know which one serves a warmed shape."""
+    axes = _mapping(_mapping(raw.get("model")).get("axes"))
+    for name, sizes in _mapping(profiles).items():
+        if name not in axes:
+            yield Problem(
+                f"{path}.{name}", None, f"no such axis in model.axes; there: {_join(axes) or 'none'}"
+            )
+            continue
+        buckets = _list(_mapping(axes[name]).get("buckets"))
+        for place, size in enumerate(_list(sizes)):
+            if size not in buckets:
+                yield Problem(
+                    f"{path}.{name}.{place}", size, f"no bucket of the axis; there: {_join(buckets)}"
+                )
+            elif place and _is_int(sizes[place - 1]) and size <= sizes[place - 1]:
+                yield Problem(f"{path}.{name}.{place}", size, "profiles must increase strictly")
+
+
+def _cost(raw: Raw) -> Iterator[Problem]:
+    """A limit on the cost without a price could never be judged, and would stop each run after its builds."""
+    limits = [f"cost.{name}" for name, limit in _mapping(raw.get("cost")).items() if limit is not None]
+    for index, target in enumerate(_mappings(raw.get("targets"))):
+        if limits and target.get("price_per_hour") is None:
+            message = (
+                f"{_join(limits)} is set, but target {target.get('arch')} has no price: write what one GPU (on a CPU "
+                "one replica) costs for an hour, or set the limit to null"
+            )
+            yield Problem(f"targets.{index}.price_per_hour", None, message)
 
 
 def _arch_problem(arch: str, backend: object) -> str | None:

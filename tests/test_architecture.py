@@ -62,7 +62,7 @@ SEVEN = {
     "tensorrt": ("tensorrt", None),
     "onnx": ("onnx", "build_images"),
     "mlflow": ("mlflow", "plugins"),
-    "great-expectations": ("great_expectations", "build_images"),
+    "great-expectations": ("great_expectations", "artifacts"),
     "requests": ("requests", "plugins/hooks"),
 }
 TENSORRT = 'tensorrt==8.6.0; python_version == "3.10"'

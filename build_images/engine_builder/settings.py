@@ -54,7 +54,7 @@ def settings_of(spec: ReleaseSpec, target: Target, threads: int, cache: Path | N
     build = target.build
     return BuildSettings(
         threads=threads,
-        profiles=tuple(profiles_of(spec.model.inputs, spec.model.axes, build.profile_axes)),
+        profiles=tuple(profiles_of(spec.model.inputs, spec.model.axes, build.profiles)),
         workspace_bytes=build.workspace_mib * 2**20,
         optimization_level=build.optimization_level,
         time_limit_s=build.time_limit_s,
@@ -67,25 +67,27 @@ def settings_of(spec: ReleaseSpec, target: Target, threads: int, cache: Path | N
 
 
 def profiles_of(
-    inputs: Sequence[TensorSpec], axes: Mapping[str, AxisRange], split: Sequence[str] | None = None
+    inputs: Sequence[TensorSpec], axes: Mapping[str, Any], split: Mapping[str, Sequence[int]] | None = None
 ) -> Iterator[dict[str, ShapeRange]]:
-    """One profile for each combination of the buckets of the axes in `split`; None: of the batch axis.
+    """One profile for each combination of the sizes in `split`, by axis; None: of every bucket of the batch axis.
 
     Together they hold every shape, each size of a split axis once. Other axes keep their whole range in each:
     docs/decisions/0007 has the cost of more.
     """
     batch = inputs[0].dims[0]
-    named = split if split is not None else ([batch] if isinstance(batch, str) else [])
-    parts = [[(name, part) for part in _parts(axes[name])] for name in named]
+    if split is None:
+        split = {batch: axes[batch].buckets} if isinstance(batch, str) else {}
+    parts = [[(name, part) for part in _parts(axes[name], sizes)] for name, sizes in split.items()]
     for chosen in itertools.product(*parts):
         yield _profile(inputs, {**axes, **dict(chosen)})
 
 
-def _parts(axis: Any) -> Iterator["_Range"]:
-    least, last = axis.min, axis.buckets[-1]
-    for bucket in axis.buckets:
-        yield _Range(least, bucket, axis.max if bucket == last else bucket)
-        least = bucket + 1
+def _parts(axis: AxisRange, sizes: Sequence[int]) -> Iterator["_Range"]:
+    """Each range ends at its size and is best there; the last one reaches to the axis' end."""
+    least = axis.min
+    for size in sizes:
+        yield _Range(least, size, axis.max if size == sizes[-1] else size)
+        least = size + 1
 
 
 @dataclass(frozen=True, slots=True)

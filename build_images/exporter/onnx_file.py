@@ -23,10 +23,12 @@ def finish(path: Path, spec: Model, *, external_above_bytes: int = EXTERNAL_ABOV
 
     Raises WrittenFileError naming the first field that differs from the spec.
     """
+    beside = _weight_files(path)
     model = onnx.load(str(path))
     _settle_outputs(model, spec.outputs)
     weights_bytes = sum(tensor.ByteSize() for tensor in model.graph.initializer)
-    path.unlink()
+    for file in (path, *beside):
+        file.unlink()
     onnx.save_model(
         model,
         str(path),
@@ -39,6 +41,21 @@ def finish(path: Path, spec: Model, *, external_above_bytes: int = EXTERNAL_ABOV
     except onnx.checker.ValidationError as error:
         raise WrittenFileError("onnx.checker", str(error).splitlines()[0], "a valid model") from error
     check(onnx.load(str(path), load_external_data=False), spec)
+
+
+def _weight_files(path: Path) -> list[Path]:
+    """What the exporter wrote beside a model of 2 GB or more: one file for each weight.
+
+    They are in memory once the model is loaded; left there, the artifact would hold every weight twice.
+    """
+    model = onnx.load(str(path), load_external_data=False)
+    names = {
+        entry.value
+        for tensor in model.graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    return sorted(path.parent / name for name in names)
 
 
 def check(model: onnx.ModelProto, spec: Model) -> None:

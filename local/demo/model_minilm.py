@@ -28,6 +28,8 @@ class SentenceEmbedder(torch.nn.Module):
         # A four-dimensional additive mask is taken as it is; from a two-dimensional one transformers
         # decides in Python whether it can be left out, which a trace would freeze.
         additive = (1.0 - keep[:, None, None, :]) * MASKED
+        if self.bert.dtype != additive.dtype:  # a model in FP16; asked in Python, so that no trace sees it
+            additive = additive.to(self.bert.dtype)
         hidden = self.bert(input_ids=input_ids, attention_mask=additive).last_hidden_state
         mean = (hidden * keep[:, :, None]).sum(dim=1) / keep.sum(dim=1, keepdim=True).clamp(min=1.0)
         return mean / mean.norm(dim=1, keepdim=True).clamp(min=1e-12)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,6 +29,7 @@ CONNECTION_ID: Final = "sluice_mlflow"
 CHAMPION, CANDIDATE, PREVIOUS = "champion", "candidate", "previous"
 DIGEST_TAG, RUN_TAG = "digest", "run"
 TRIES, TIMEOUT_S = "2", "60"  # Airflow retries the task; a call must not hang for MLflow's own two hours
+LOGGED_MODEL: Final = "models:/m-"  # how the source of each version of ours begins
 TEXT_LIMIT: Final = 90_000  # characters of a description; MLflow's column takes 100 000 bytes or more
 
 
@@ -38,7 +39,8 @@ class RegistryUnavailableError(RetryableError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """What goes into the registry as one version. files: folder -> place among the version's artifacts."""
+    """What goes into the registry as one version. files: place among the version's artifacts -> folder. metrics: of
+    its MLflow run and its logged model, so that MLflow's own charts compare versions; every value finite."""
 
     service: str
     digest: str
@@ -48,6 +50,7 @@ class Entry:
     files: Mapping[str, Path]
     tags: Mapping[str, str]
     description: str
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 class Registry:
@@ -114,6 +117,8 @@ class Registry:
             model = self._log_onnx(entry)
             for place, folder in entry.files.items():
                 self.client.log_model_artifacts(model.model_id, str(folder), place)
+            if entry.metrics:
+                mlflow.log_metrics(dict(entry.metrics), run_id=run.info.run_id, model_id=model.model_id)
             version = self.client.create_model_version(
                 name=entry.service,
                 source=f"models:/{model.model_id}",
@@ -170,6 +175,26 @@ class Registry:
             raise RegistryUnavailableError(
                 f"MLflow at {self._url}: {error}", "the task tries again"
             ) from error
+
+    def text(self, service: str, version: str, path: str) -> str | None:
+        """One of a version's text files; None when it has none of that name, as an older version may not.
+
+        Listed first: a file that is absent is another error for each kind of artifact store.
+        """
+        from mlflow.artifacts import load_text
+
+        def work() -> str | None:
+            source = str(self.client.get_model_version(service, version).source)
+            model_id = source.removeprefix("models:/")
+            if not source.startswith(LOGGED_MODEL):
+                return None  # registered by somebody else, from another kind of source
+            there = self.client.list_logged_model_artifacts(model_id, path.rpartition("/")[0])
+            if path not in {item.path for item in there}:
+                return None
+            return str(load_text(f"models:/{service}/{version}/{path}"))
+
+        found: str | None = self.call(f"read {path} of version {version}", work)
+        return found
 
     def promote(self, service: str, version: str) -> None:
         """champion to `version`, previous to what was champion, candidate gone. Again: nothing changes."""

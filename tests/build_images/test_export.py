@@ -142,6 +142,25 @@ def test_large_weights_go_to_external_data_and_the_model_still_runs(tmp_path):
     assert onnxruntime.InferenceSession(str(path)).get_outputs()[0].name == "y"
 
 
+def test_the_exporters_own_weight_files_of_a_large_model_do_not_stay_beside_it(tmp_path):
+    """From 2 GB on the exporter writes each weight into a file of its own; here they are made on purpose."""
+    _, release = released(tmp_path / "store", checkpoint := write_checkpoint(tmp_path / "ckpt", MLP))
+    path = tmp_path / "onnx" / "model.onnx"
+    path.parent.mkdir()
+    write_onnx(checkpoint, release.spec, path)
+    onnx.save_model(
+        onnx.load(str(path)),
+        str(path),
+        save_as_external_data=True,
+        all_tensors_to_one_file=False,
+        size_threshold=0,
+    )
+    assert len(list(path.parent.iterdir())) > 4
+    onnx_file.finish(path, release.spec.model, external_above_bytes=100)
+    assert {file.name for file in path.parent.iterdir()} == {"model.onnx", "model.onnx.data"}
+    assert onnxruntime.InferenceSession(str(path)).get_outputs()[0].name == "y"
+
+
 def test_a_loop_over_values_first_fails_with_its_place_and_the_way_out(tmp_path):
     checkpoint = write_checkpoint(tmp_path / "ckpt", LOOP.replace("HALVE", "Halve()"))
     _, release = released(tmp_path / "store", checkpoint)

@@ -15,6 +15,7 @@ HEAVY = (
     "onnxruntime",
     "pandas",
     "great_expectations",
+    "matplotlib",
     "scipy",
     "numpy",
     "sqlalchemy.orm.x",
