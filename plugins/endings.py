@@ -7,11 +7,12 @@ it become `upstream_failed`. So the empty task `passed`, which stands behind the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from plugins.reviews import Point, first_rejection
+from plugins.runs import BUILD
 from sluice.stages import LIVE, State
 
 PASSED: Final = "passed"
@@ -26,11 +27,13 @@ class Ending:
     reason: str
 
 
-def read(context: Mapping[str, Any], review_points: Iterable[Point]) -> Ending:
-    """How this run ended."""
+def read(context: Mapping[str, Any], review_points: Iterable[Point], archs: Sequence[str]) -> Ending:
+    """How this run ended. archs: of the spec's targets, in its order, over which `build` is mapped."""
     ti = context["ti"]
     states = ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id]).get(ti.run_id, {})
-    return decide(states, first_rejection(context, review_points))
+    shown = {f"{BUILD}_{index}": f"{BUILD} of {arch}" for index, arch in enumerate(archs)}  # Airflow counts
+    named = {shown.get(task, task): state for task, state in states.items()}
+    return decide(named, first_rejection(context, review_points))
 
 
 def decide(states: Mapping[str, str | None], rejection: str | None) -> Ending:

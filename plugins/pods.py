@@ -16,12 +16,14 @@ from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
 from airflow.sdk.definitions.retry_policy import RetryDecision, RetryPolicy
 from kubernetes.client import V1VolumeMount
 
+from plugins.runs import BUILD
 from plugins.settings import KUBERNETES_CONN_ID, STORE_MOUNT, Addresses
-from sluice.errors import EXIT_FATAL, EXIT_USAGE
+from sluice.errors import EXIT_FATAL, EXIT_USAGE, EXIT_WRONG_DEVICE
 from sluice.plan import TENSORRT, TENSORRT_RTX
 from sluice.spec import Target
 
 RUN_LABEL: Final = "sluice.dev/run"
+GPU: Final = "nvidia.com/gpu"  # the resource of NVIDIA's device plugin, and the taint of nodes that have one
 DOCUMENT: Final = "{{ ti.xcom_pull(task_ids='resolve')['document'] }}"
 RUN: Final = "{{ ti.xcom_pull(task_ids='resolve')['run_label'] }}"
 EXPORTER_RESOURCES: Final[Mapping[str, str]] = {"cpu": "500m", "memory": "4Gi"}
@@ -51,11 +53,14 @@ class PodRetryPolicy(RetryPolicy):
     def evaluate(
         self, exception: BaseException, try_number: int, max_tries: int, context: Any = None
     ) -> RetryDecision:
-        """Exit codes 2 and 3 fail at once; anything else (4, a lost node, an eviction) uses the task's retries."""
+        """Exit codes 2, 3 and 5 fail at once; anything else (4, a lost node, an eviction) uses the task's retries."""
         task = context["task"] if context else None
         code = exit_code(getattr(task, "remote_pod", None), getattr(task, "base_container_name", "base"))
         if code in (EXIT_USAGE, EXIT_FATAL):
             return RetryDecision.fail(f"the pod ended with exit code {code}: a retry cannot mend it")
+        if code == EXIT_WRONG_DEVICE:  # the scheduler goes by labels: it would pick the same node again
+            why = "its node is not what its label says, and a retry would land there again"
+            return RetryDecision.fail(f"the pod ended with exit code {code}: {why}")
         return RetryDecision.default()
 
 
@@ -91,7 +96,7 @@ def step(
 def build(*, service: str, addresses: Addresses) -> dict[str, Any]:
     """What all build pods share: the part that is not mapped."""
     return {
-        **common("build", service=service, addresses=addresses, timeout=BUILD_TIMEOUT),
+        **common(BUILD, service=service, addresses=addresses, timeout=BUILD_TIMEOUT),
         "cmds": ["python", "-m", "build_images.engine_builder"],
         "map_index_template": "{{ task.arguments[-1] }}",  # the arch
     }
@@ -102,13 +107,16 @@ def build_target(target: Target) -> dict[str, Any]:
 
     An optional target that cannot be built is skipped; `register` says so and goes on without it.
     """
+    resources = target.resources.model_dump()
+    if target.backend == TENSORRT:  # it times its candidates: nobody else may use the GPU meanwhile
+        resources[GPU] = "1"
     return {
         "image": target.image,
         "node_selector": dict(target.selector),
         "tolerations": tolerations(target),
-        "container_resources": requirements(target.resources.model_dump()),
+        "container_resources": requirements(resources),
         "arguments": ["--store", STORE_MOUNT, "--release", DOCUMENT, "--target", target.arch],
-        "skip_on_exit_code": [EXIT_FATAL] if target.optional else None,
+        "skip_on_exit_code": [EXIT_FATAL, EXIT_WRONG_DEVICE] if target.optional else None,
     }
 
 
@@ -163,5 +171,5 @@ def requirements(resources: Mapping[str, str]) -> dict[str, dict[str, str]]:
 def tolerations(target: Target) -> list[dict[str, str]]:
     """Nodes kept free for one architecture, or for GPUs, carry a taint of that name."""
     arch = {"key": "sluice.dev/arch", "operator": "Equal", "value": target.arch, "effect": "NoSchedule"}
-    gpu = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+    gpu = {"key": GPU, "operator": "Exists", "effect": "NoSchedule"}
     return [arch, gpu] if target.backend in (TENSORRT, TENSORRT_RTX) else [arch]

@@ -23,6 +23,7 @@ from sluice.errors import FatalError, RetryableError
 from sluice.release import Release
 
 RESOLVE: Final = "resolve"
+BUILD: Final = "build"
 REGISTER: Final = "register"
 DEPLOY: Final = "deploy"
 SETTLE: Final = "settle"

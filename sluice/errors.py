@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Self
 EXIT_USAGE = 2  # exit codes of every program that runs in a pod; 0 is success
 EXIT_FATAL = 3
 EXIT_RETRYABLE = 4
+EXIT_WRONG_DEVICE = 5  # fatal too: the machine is at fault, not the model or the spec
 
 
 class SluiceError(Exception):

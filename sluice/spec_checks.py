@@ -23,6 +23,7 @@ DEFAULT_REVIEW_S: Final = 86_400
 REVIEW_MARGIN_S: Final = 300  # from the gate's last renewal to the question, from the answer to the opening
 SHARE_SLACK: Final = 1e-6  # of the sum of shares; a bucket is 1e-4
 GPU_ARCH: Final = re.compile(r"sm_[0-9]{2,3}")
+PINNED: Final = re.compile(r"([^\s@/]+/)*[^\s@/:]+:\w[\w.-]{0,127}@sha256:[0-9a-f]{64}")  # name:tag@digest
 NAMES_LIMIT: Final = 55  # service + architecture: with "-v", the version and "-" a name of Kubernetes has 63
 
 
@@ -133,6 +134,8 @@ def _target_rules(raw: Raw) -> Iterator[Problem]:
         arch, backend = target.get("arch"), target.get("backend")
         if isinstance(arch, str) and (wanted := _arch_problem(arch, backend)):
             yield Problem(f"targets.{index}.arch", arch, wanted)
+        if problem := _image_problem(target.get("image"), backend):
+            yield Problem(f"targets.{index}.image", target["image"], problem)
         yield from _profiles(
             f"targets.{index}.build.profiles", raw, _mapping(target.get("build")).get("profiles")
         )
@@ -180,6 +183,16 @@ def _arch_problem(arch: str, backend: object) -> str | None:
     if backend == TENSORRT_RTX and arch not in RTX_ARCHS:
         return f"TensorRT-RTX builds for {_join(RTX_ARCHS)}"
     return None
+
+
+def _image_problem(image: object, backend: object) -> str | None:
+    """Why this image may not build for this backend: under a tag alone, another TensorRT may come tomorrow."""
+    if backend != TENSORRT or not isinstance(image, str) or not image or PINNED.fullmatch(image):
+        return None
+    return (
+        "an engine runs only under the exact TensorRT of the image that built it, so backend tensorrt needs tag and "
+        "digest, name:tag@sha256:<64 hex digits>; `docker buildx imagetools inspect <name:tag>` prints the digest"
+    )
 
 
 def _names(raw: Raw) -> Iterator[Problem]:

@@ -104,9 +104,56 @@ def test_tensorrt_is_the_complete_wheel_and_skipped_where_there_is_none():
     assert required(ROOT / "requirements.in")["tensorrt"] == TENSORRT
 
 
-def test_the_builder_s_image_pins_the_tensorrt_it_carries():
-    pinned = required(ROOT / "build_images" / "engine_builder" / "requirements.txt")["tensorrt"]
-    assert re.match(r"tensorrt==\d+\.\d+\.\d+", pinned)
+BUILDER = ROOT / "build_images" / "engine_builder"
+IMAGES = sorted(path for path in (ROOT / "build_images").rglob("Dockerfile*"))
+
+
+def test_the_builder_s_image_names_the_tensorrt_that_must_be_in_it():
+    text = (BUILDER / "Dockerfile").read_text()
+    assert re.search(r"^ARG TENSORRT_VERSION=\d+\.\d+\.\d+", text, re.MULTILINE)
+    assert text.count("${TENSORRT_VERSION}") == 1  # it is compared, by the image's own interpreter
+    assert "tensorrt" not in required(BUILDER / "requirements.txt")
+
+
+@pytest.mark.parametrize("folder", ["engine_builder", "exporter"])
+def test_an_image_installs_what_is_locked(folder):
+    """An image of other versions than the tests ran with was tested by nobody."""
+    locked = required(ROOT / "requirements.txt")
+    asked = required(ROOT / "build_images" / folder / "requirements.txt")
+    assert asked
+    for name, line in asked.items():
+        assert line.partition("==")[1:] == locked[name].partition("==")[1:], name
+
+
+def test_tensorrt_s_own_python_gets_exact_versions_and_the_builder_s_numpy_where_it_can():
+    lines = [line.split("#")[0].strip() for line in (BUILDER / "tensorrt_worker" / "requirements.txt").open()]
+    pins = [line for line in lines if line]
+    assert {re.split("==", line)[0] for line in pins} == {"numpy", "cuda-bindings", "nvidia-ml-py"}
+    assert all(re.match(r"[\w-]+==\d[\w.]*(;|$)", line) for line in pins)
+    newer = f'{required(BUILDER / "requirements.txt")["numpy"]}; python_version >= "3.11"'
+    assert newer in pins
+
+
+def test_the_images_of_the_builder_are_all_there():
+    assert {path.name for path in IMAGES if path.parent == BUILDER} == {"Dockerfile", "Dockerfile.rtx"}
+
+
+@pytest.mark.parametrize("path", IMAGES, ids=lambda path: f"{path.parent.name}-{path.name}")
+def test_an_image_runs_as_nobody_s_root_on_a_root_that_cannot_be_written(path):
+    """Its last user has a number, so that Kubernetes can see that it is not root; nothing is left to write but /tmp."""
+    text = path.read_text()
+    user = re.findall(r"^USER (\d+)", text, re.MULTILINE)
+    assert user
+    assert int(user[-1]) > 0
+    assert re.search(r"\bPYTHONDONTWRITEBYTECODE=1\b", text)
+    assert re.search(r"\bHOME=/tmp\b", text)
+
+
+@pytest.mark.parametrize("path", IMAGES, ids=lambda path: f"{path.parent.name}-{path.name}")
+def test_an_image_copies_what_there_is(path):
+    copied = re.findall(r"^COPY (?!--)(\S+) ", path.read_text(), re.MULTILINE)
+    assert copied
+    assert [name for name in copied if not (ROOT / name).exists()] == []
 
 
 def test_everything_asked_for_is_locked():

@@ -1,10 +1,14 @@
 """What can be wrong when an engine is built."""
 
-from sluice.errors import FatalError, RetryableError
+from typing import ClassVar
+
+from sluice.errors import EXIT_WRONG_DEVICE, FatalError, RetryableError
 
 
 class WrongDeviceError(FatalError):
     """The pod stands on a machine that is not what its node's label says."""
+
+    exit_code: ClassVar[int] = EXIT_WRONG_DEVICE
 
     def __init__(self, wanted: str, got: str, device: str) -> None:
         super().__init__(wanted, got, device)

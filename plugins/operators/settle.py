@@ -70,7 +70,8 @@ class SettleOperator(SluiceOperator):
             return self._say(
                 context, "skipped" if skipped else "failed", skipped or "no rollout was begun", None
             )
-        ending = endings.read(context, self.spec.review.before)
+        archs = [target.arch for target in self.spec.targets]
+        ending = endings.read(context, self.spec.review.before, archs)
         rollout = self._settle(client, rollout, ending, by=actor(context))
         outcome, reason = endings.outcome(rollout, ending)
         self.log.info("%s: %s", outcome, reason)

@@ -1,11 +1,16 @@
 """The pods' command lines: exit codes, the last line, and nothing built twice."""
 
+import json
+import os
 import runpy
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from tests.build_images.support import ARCH, MLP, released, write_checkpoint
+from tests.local.cluster.kube import REPO, Emulator
 
 
 @pytest.fixture(scope="module")
@@ -73,5 +78,62 @@ def test_a_target_that_the_spec_does_not_have_is_fatal(town, monkeypatch, capsys
     assert last.startswith("error: ")
 
 
+def test_a_machine_that_is_not_the_target_s_has_an_exit_code_of_its_own(tmp_path, monkeypatch, capsys):
+    """The node's label is at fault, so Airflow must neither try again nor blame the model."""
+    other = "cpu-avx2" if ARCH != "cpu-avx2" else "cpu-avx512"
+    target = {"arch": other, "backend": "onnxruntime", "selector": {"sluice.dev/arch": other}, "image": "x"}
+    store, release = released(tmp_path / "store", write_checkpoint(tmp_path / "ckpt", MLP), targets=[target])
+    where = ("--store", store.root, "--release", release.document_sha256, "--target", other)
+    code, _, last = command(monkeypatch, capsys, "build_images.engine_builder", *where)
+    assert code == 5
+    assert f"target {other} landed on {ARCH}" in last
+    assert "correct the node's label sluice.dev/arch" in last
+
+
 def test_a_wrong_command_line_is_usage(monkeypatch, capsys):
     assert command(monkeypatch, capsys, "build_images.exporter", "exprot")[0] == 2
+
+
+@pytest.mark.parametrize("optional", [False, True])
+def test_airflow_hears_that_the_node_is_not_what_its_label_says(tmp_path, optional):
+    """A pod lands on the mislabelled node: its last line is the task's error, and another try is not made.
+
+    The target is skipped instead where the release can go on without it.
+    """
+    other = "cpu-avx2" if ARCH != "cpu-avx2" else "cpu-avx512"
+    target = {"arch": other, "backend": "onnxruntime", "selector": {"sluice.dev/arch": other}, "image": "b:1"}
+    spare = {**target, "arch": ARCH, "share": 0.5}  # at least one target must be needed
+    targets = [{**target, "share": 0.5, "optional": optional}, spare]
+    store, release = released(tmp_path / "store", write_checkpoint(tmp_path / "ckpt", MLP), targets=targets)
+    (tmp_path / "nodes.json").write_text(json.dumps([{"name": "liar", "labels": {"sluice.dev/arch": other}}]))
+    path = os.pathsep.join([str(REPO), *filter(None, sys.path)])
+    image = {"path": [str(Path(sys.executable).parent)], "cwd": str(REPO), "env": {"PYTHONPATH": path}}
+    with Emulator(tmp_path, "--nodes", str(tmp_path / "nodes.json"), images={"b:*": image}) as cluster:
+        where = (str(cluster.kubeconfig), str(store.root), release.document_sha256, other)
+        told = build_by_operator(*where, home=tmp_path / "airflow")
+    assert told["node"] == "liar"
+    if optional:
+        assert told["error"] == "AirflowSkipException"
+        assert "returned exit code 5" in told["text"]
+    else:
+        assert told["error"] == "AirflowException"
+        assert f"error: target {other} landed on {ARCH}" in told["text"]
+    assert told["decision"] == "fail"
+    assert "its node is not what its label says" in told["why"]
+
+
+def build_by_operator(*where, home):
+    """What `operator_build` says; in a process of its own, because Airflow reads its home while it is imported."""
+    argv = [sys.executable, "-m", "tests.build_images.operator_build", *where]
+    ran = subprocess.run(
+        argv,
+        env={**os.environ, "AIRFLOW_HOME": str(home), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    lines = [line for line in ran.stdout.splitlines() if line.startswith("RESULT ")]
+    assert lines, (ran.stdout + ran.stderr)[-3000:]
+    return json.loads(lines[0][7:])

@@ -11,7 +11,7 @@ from plugins.operators.open_stage import OpenStageOperator
 from plugins.promotion import build_dag
 from plugins.sensors.gate import GateSensor
 from plugins.settings import Addresses
-from tests.sluice.specs import parse
+from tests.sluice.specs import PINNED, parse
 
 ADDRESSES = Addresses(namespace="n", store_volume={"emptyDir": {}})
 REVIEWED = {"review": {"before": ["deploy", 5, 100], "timeout_s": 7, "assigned_users": ["ada", "bob"]}}
@@ -142,7 +142,7 @@ def test_a_build_is_mapped_over_targets_and_named_by_arch():
     spec = parse(
         {
             "targets": [
-                {"arch": arch, "backend": "tensorrt", "selector": {"a": arch}, "image": "b", "share": 0.5}
+                {"arch": arch, "backend": "tensorrt", "selector": {"a": arch}, "image": PINNED, "share": 0.5}
                 for arch in ("sm_80", "sm_90")
             ]
         }

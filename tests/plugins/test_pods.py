@@ -8,7 +8,7 @@ from kubernetes import client
 from plugins.pods import PodRetryPolicy, build, build_target, step
 from plugins.settings import Addresses, AddressesError
 from tests.plugins.environment import VOLUME
-from tests.sluice.specs import parse
+from tests.sluice.specs import PINNED, parse
 
 ADDRESSES = Addresses(namespace="sluice", store_volume=VOLUME)
 COMMON_POD = {
@@ -85,12 +85,16 @@ def test_the_exporters_pod():
     }
 
 
-@pytest.mark.parametrize("backend", ["tensorrt", "tensorrt_rtx"])
-def test_a_build_pod_runs_where_its_target_says_with_what_it_asks_for(backend):
+@pytest.mark.parametrize(
+    ("backend", "device"), [("tensorrt", {"nvidia.com/gpu": "1"}), ("tensorrt_rtx", {}), ("onnxruntime", {})]
+)
+def test_a_build_pod_runs_where_its_target_says_with_what_it_asks_for(backend, device):
+    """And with one whole GPU where it times engines on it; the others build without."""
     spec = parse(
         {
             "targets.0.arch": "sm_80",
             "targets.0.backend": backend,
+            "targets.0.image": PINNED,
             "targets.0.selector": {"nvidia.com/gpu.product": "A100"},
             "targets.0.resources": {"cpu": "4", "memory": "16Gi"},
         }
@@ -99,16 +103,17 @@ def test_a_build_pod_runs_where_its_target_says_with_what_it_asks_for(backend):
     arguments.pop("map_index_template")
     pod = manifest({**arguments, **build_target(spec.targets[0])})["spec"]
     assert pod["nodeSelector"] == {"nvidia.com/gpu.product": "A100"}
-    assert [toleration["key"] for toleration in pod["tolerations"]] == ["sluice.dev/arch", "nvidia.com/gpu"]
+    gpu = [] if backend == "onnxruntime" else ["nvidia.com/gpu"]
+    assert [toleration["key"] for toleration in pod["tolerations"]] == ["sluice.dev/arch", *gpu]
     (container,) = pod["containers"]
     assert container["args"][-2:] == ["--target", "sm_80"]
     assert container["resources"] == {
-        "requests": {"cpu": "4", "memory": "16Gi"},
-        "limits": {"memory": "16Gi"},
+        "requests": {"cpu": "4", "memory": "16Gi", **device},
+        "limits": {"memory": "16Gi", **device},
     }
 
 
-@pytest.mark.parametrize(("optional", "codes"), [(True, [3]), (False, None)])
+@pytest.mark.parametrize(("optional", "codes"), [(True, [3, 5]), (False, None)])
 def test_only_an_optional_target_may_be_skipped_for_what_a_retry_cannot_mend(optional, codes):
     target = parse({"targets.0.optional": False}).targets[0].model_copy(update={"optional": optional})
     assert build_target(target)["skip_on_exit_code"] == codes
@@ -125,6 +130,7 @@ def ended(code):
     [
         pytest.param(ended(3), "fail", id="the-model-or-the-spec-is-at-fault"),
         pytest.param(ended(2), "fail", id="wrong-usage"),
+        pytest.param(ended(5), "fail", id="the-scheduler-would-pick-the-same-node"),
         pytest.param(ended(4), "default", id="retryable"),
         pytest.param(ended(137), "default", id="killed"),
         pytest.param(None, "default", id="the-pod-was-never-seen"),

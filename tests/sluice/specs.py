@@ -8,6 +8,7 @@ import yaml
 from sluice.spec import ReleaseSpec, parse_spec
 
 SHA = "ab" * 32
+PINNED = f"builder:1@sha256:{SHA}"  # what backend tensorrt wants of an image
 WHOLE: dict[str, Any] = {
     "service": "tiny",
     "model": {

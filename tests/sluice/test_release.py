@@ -6,7 +6,7 @@ import pytest
 
 from sluice.errors import ParamsError
 from sluice.release import Params, Release, ReleaseError
-from tests.sluice.specs import SHA, parse
+from tests.sluice.specs import PINNED, SHA, parse
 
 OTHER_SHA = "cd" * 32
 TARGET = parse().to_dict()["targets"][0]
@@ -117,7 +117,7 @@ def test_the_tolerance_belongs_to_the_export_only_where_seams_are_judged_by_it()
 
 
 def test_engines_of_two_backends_for_one_architecture_have_two_keys():
-    here = {"targets.0.arch": "sm_80"}
+    here = {"targets.0.arch": "sm_80", "targets.0.image": PINNED}
     one, other = (
         release({**here, "targets.0.backend": backend}).keys for backend in ("tensorrt", "tensorrt_rtx")
     )
