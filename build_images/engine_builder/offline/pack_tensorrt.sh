@@ -40,11 +40,14 @@ fetch_wheels() { # FOLDER: every wheel by its hash
     -d "$1" -r "$here/wheels.txt"
 }
 
-stand_in() { # PREFIX SONAME PLUGIN FOLDER: a library with the functions of this prefix that the plugin library asks for
-  local prefix=$1 soname=$2 plugin=$3 folder=$4
+stand_in() { # PREFIX SONAME MAJOR PLUGIN FOLDER: a library with the functions of this prefix that the plugin library asks for
+  local prefix=$1 soname=$2 major=$3 plugin=$4 folder=$5
   nm -D --undefined-only "$plugin" | awk '{print $2}' | sed 's/@.*//' | { grep -E "^${prefix}[A-Z]" || true; } |
     sort -u | sed 's/.*/int &(void) { return 1; }/' >"$folder/stub.c"
   [ -s "$folder/stub.c" ] || fail "$plugin asks for no ${prefix} function: is it TensorRT 8.6?"
+  # Its version goes into every timing cache: left unwritten, no cache would fit the next build.
+  sed -i "/ ${prefix}GetProperty(/d" "$folder/stub.c"
+  echo "int ${prefix}GetProperty(int which, int *value) { *value = which == 0 ? $major : 0; return 0; }" >>"$folder/stub.c"
   echo "$soname { global: *; };" >"$folder/stub.map"
   gcc -shared -fPIC -w "$folder/stub.c" -Wl,-soname,"$soname" -Wl,--version-script="$folder/stub.map" \
     -o "$folder/$soname"
@@ -56,9 +59,9 @@ stand_ins() { # TREE
   # switched off (SLUICE_TENSORRT_EXTERNAL_TACTICS=0), so that neither library need travel.
   local plugin=$1/site/tensorrt/libnvinfer_plugin.so.8
   mkdir "$1/stubs"
-  stand_in cudnn libcudnn.so.8 "$plugin" "$1/stubs"
-  stand_in cublas libcublas.so.12 "$plugin" "$1/stubs"
-  stand_in cublasLt libcublasLt.so.12 "$plugin" "$1/stubs"
+  stand_in cudnn libcudnn.so.8 8 "$plugin" "$1/stubs"
+  stand_in cublas libcublas.so.12 12 "$plugin" "$1/stubs"
+  stand_in cublasLt libcublasLt.so.12 12 "$plugin" "$1/stubs"
 }
 
 copy_python() { # PREFIX TREE: the interpreter and its library, without what only developers use

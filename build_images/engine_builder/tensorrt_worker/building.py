@@ -31,7 +31,7 @@ NEVER_TOUCHED = ("LayerType.NORMALIZATION",)  # it sums in FP32 whatever its typ
 
 
 def build(request: dict[str, Any], log: Log) -> dict[str, Any]:
-    """Write the plan and the timing cache that `request` asks for; {seconds, cache_bytes, tactics_timed}.
+    """Write the plan and the timing cache that `request` asks for; {seconds, cache_bytes, tactics_timed, said}.
 
     request: source, engine, precision, fp32_nodes, profiles, workspace_bytes, optimization_level, threads, cache_in,
     cache_out, replay, hardware_compatibility, version_compatible, strip_weights; see `tensorrt_backend`.
@@ -63,6 +63,7 @@ def build(request: dict[str, Any], log: Log) -> dict[str, Any]:
         "seconds": time.monotonic() - started,
         "cache_bytes": [len(before), len(after)],
         "tactics_timed": log.timed,
+        "said": log.errors(),  # of a build that went well, too: that a timing cache is not used, for one
     }
 
 

@@ -50,6 +50,10 @@ class Log(trt.ILogger):
         self._start = self._said = time.monotonic()
         self.timed = 0
 
+    def errors(self) -> list[str]:
+        """The last errors."""
+        return list(self._errors)
+
     def reason(self) -> str:
         """The last errors on one line."""
         return " | ".join(self._errors) or "the library gave no reason"
