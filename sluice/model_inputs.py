@@ -173,10 +173,21 @@ def _stretched(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _sample(number: int, line: str, inputs: Sequence[TensorSpec], axes: Mapping[str, AxisRange]) -> Sample:
+    return sample_of(number, json_of(number, line), inputs, axes)
+
+
+def json_of(number: int, line: str) -> Any:
+    """The line's value. Raises SampleError with this number of a line."""
     try:
-        values: Any = json.loads(line)
-    except ValueError as error:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
         raise SampleError(number, f"no JSON ({error})") from error
+
+
+def sample_of(
+    number: int, values: Any, inputs: Sequence[TensorSpec], axes: Mapping[str, AxisRange]
+) -> Sample:
+    """One sample from plain values. Raises SampleError with this number of a line."""
     if not isinstance(values, dict) or (missing := [spec.name for spec in inputs if spec.name not in values]):
         raise SampleError(number, f"lacks {missing}" if isinstance(values, dict) else "no JSON object")
     sample = {spec.name: _array(number, spec, values[spec.name], axes) for spec in inputs}

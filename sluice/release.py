@@ -217,9 +217,14 @@ class Release:
             precisions=sorted(self.spec.precisions),
             accuracy={name: self.spec.accuracy[name].cosine for name in precisions},
             accuracy_samples=(held_out_from, self.spec.numerics.samples),  # from which on, how many
+            **self._task_inputs(),
             **_build_inputs(target),
             **self._sample_inputs(),
         )
+
+    def _task_inputs(self) -> dict[str, Any]:
+        """Nothing without a task: the keys of such specs stay what they always were."""
+        return {} if self.spec.task is None else {"task": self.spec.task.model_dump()}
 
     def to_json(self) -> str:
         """`release.json`; `from_json` reads it back to an equal release."""

@@ -39,6 +39,7 @@ from sluice.spec_types import (
     Count,
     Cpu,
     Cron,
+    Drop,
     Entrypoint,
     Environment,
     Flag,
@@ -56,6 +57,7 @@ from sluice.spec_types import (
     ServiceName,
     Share,
     Submodule,
+    TaskMetric,
     Text,
     Timeout,
 )
@@ -90,6 +92,20 @@ class AccuracyBar(Part):
     """The least cosine against the FP32 ONNX on real samples."""
 
     cosine: Cosine
+
+
+class Task(Part):
+    """What the model is for, as one number from 0 to 1 that an engine must keep.
+
+    top1: share of answers whose greatest value stands where the FP32 ONNX's does. recall_at_1: share of queries whose
+    nearest answer by cosine is their own. pairs: JSONL file of {"query": sample, "answer": sample}, of recall_at_1.
+    max_drop: how far below the FP32 ONNX's an engine's may be; a step of it is 1 / number of answers or queries.
+    """
+
+    metric: TaskMetric
+    output: Text
+    pairs: InsidePath | None = None
+    max_drop: Drop = 0.01
 
 
 class Calibration(Part):
@@ -185,6 +201,7 @@ class ReleaseSpec(Part):
     numerics: Numerics = Numerics()
     precisions: Annotated[tuple[Precision, ...], Field(min_length=1), Once] = ("fp32", "int8")
     accuracy: dict[str, AccuracyBar] = Field(default_factory=dict, validate_default=True)
+    task: Task | None = None
     calibration: Calibration = Calibration()
     targets: Annotated[tuple[Target, ...], Field(min_length=1)]
     cost: Cost = Cost()

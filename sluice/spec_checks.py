@@ -12,7 +12,7 @@ from typing import Any, Final, TypeGuard
 
 from sluice.errors import Problem
 from sluice.plan import RTX_ARCHS, TENSORRT, TENSORRT_RTX
-from sluice.spec_types import METRICS, PRECISIONS
+from sluice.spec_types import METRICS, PRECISIONS, RECALL_AT_1, TOP1
 
 Raw = Mapping[str, Any]
 
@@ -46,6 +46,7 @@ def spec_problems(raw: Raw) -> Iterator[Problem]:
     yield from _tensors(raw)
     yield from _axes(raw)
     yield from _accuracy(raw)
+    yield from _task(raw)
 
 
 def _stages(raw: Raw) -> Iterator[Problem]:
@@ -252,6 +253,46 @@ def _accuracy(raw: Raw) -> Iterator[Problem]:
     for name in _mapping(raw.get("accuracy")):
         if name not in PRECISIONS:
             yield Problem(f"accuracy.{name}", None, f"unknown precision; one of {_join(PRECISIONS)}")
+
+
+def _task(raw: Raw) -> Iterator[Problem]:
+    task, model = _mapping(raw.get("task")), _mapping(raw.get("model"))
+    metric, pairs, wanted = task.get("metric"), task.get("pairs"), task.get("output")
+    if metric == RECALL_AT_1 and pairs is None:
+        message = f'required by {RECALL_AT_1}: a JSONL file of {{"query": .., "answer": ..}} in the checkpoint folder'
+        yield Problem("task.pairs", None, message)
+    if metric == TOP1 and pairs is not None:
+        yield Problem("task.pairs", pairs, f"{TOP1} reads no pairs; take the line out")
+    if not isinstance(wanted, str):
+        return
+    outputs = {
+        name: _list(tensor.get("dims"))
+        for tensor in _mappings(model.get("outputs"))
+        if isinstance(name := tensor.get("name"), str)
+    }
+    if wanted not in outputs:
+        yield Problem("task.output", wanted, f"no such output in model.outputs; there: {_join(outputs)}")
+    elif problem := _task_shape(metric, outputs[wanted], _batch(model)):
+        yield Problem("task.output", wanted, problem)
+
+
+def _task_shape(metric: Any, dims: Sequence[Any], batch: Any) -> str | None:
+    """Why this output says nothing about the task: with one class every engine is right."""
+    shown = f"its dims are {_join(dims)}"
+    if batch is not None and dims and dims[0] != batch:
+        return f"one row for each sample is wanted, so {batch} first; {shown}"
+    if metric == RECALL_AT_1 and not (len(dims) == 2 and _is_int(dims[1]) and dims[1] > 1):
+        return f"{RECALL_AT_1} needs one vector of a fixed length, 2 or more, for each sample; {shown}"
+    if metric == TOP1 and (len(dims) < 2 or (_is_int(dims[-1]) and dims[-1] < 2)):
+        return f"{TOP1} needs a last dimension of 2 or more classes behind the batch; {shown}"
+    return None
+
+
+def _batch(model: Raw) -> Any:
+    """The first dimension of the first input; None when it cannot be read."""
+    inputs = _mappings(model.get("inputs"))
+    dims = _list(inputs[0].get("dims")) if inputs else ()
+    return dims[0] if dims else None
 
 
 def _join(names: Any) -> str:

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 PRECISIONS: Final = ("fp32", "fp16", "int8")
 METRICS: Final = ("failure", "slow")
+TOP1, RECALL_AT_1 = TASK_METRICS = ("top1", "recall_at_1")
 METHODS: Final = ("percentile", "minmax", "entropy", "mse")
 COMPATIBILITIES: Final = ("none", "same_compute_capability", "ampere_plus")
 BACKENDS: Final = ("onnxruntime", "tensorrt", "tensorrt_rtx")
@@ -125,6 +126,7 @@ Positive = Annotated[float, Strict(), Field(gt=0)]
 Seconds = Annotated[float, Strict(), Field(ge=0)]
 Timeout = Annotated[float, Strict(), Field(gt=0)]
 Rate = Annotated[float, Strict(), Field(gt=0, lt=1)]  # strictly between 0 and 1
+Drop = Annotated[float, Strict(), Field(ge=0, lt=1)]  # 0 is allowed: no loss at all
 Cosine = Annotated[float, Strict(), Field(gt=0, le=1)]
 Share = Annotated[float, Strict(), Field(ge=0.0001, le=1)]  # one of 10 000 buckets at least
 
@@ -159,6 +161,7 @@ Cron = Annotated[Text, AfterValidator(_cron)]
 AdoptUrl = Annotated[Text, AfterValidator(_adopt)]
 Precision = Annotated[Text, _one_of(PRECISIONS)]
 Metric = Annotated[Text, _one_of(METRICS)]
+TaskMetric = Annotated[Text, _one_of(TASK_METRICS)]
 Method = Annotated[Text, _one_of(METHODS)]
 Backend = Annotated[Text, _one_of(BACKENDS)]
 Cpu = Annotated[

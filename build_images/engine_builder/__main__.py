@@ -34,7 +34,9 @@ def main(argv: list[str] | None = None) -> int:
     files = parser.add_argument_group("from files")
     files.add_argument("--onnx", type=Path, help="the FP32 model")
     files.add_argument("--spec", type=Path, help="release spec: shapes, precisions, accuracy, limits")
-    files.add_argument("--samples", type=Path, help="real inputs, one un-batched sample a line")
+    files.add_argument(
+        "--samples", type=Path, help="real inputs, one un-batched sample a line; task.pairs beside it"
+    )
     files.add_argument("--calibration", type=Path, help="folder with the Q/DQ files, for int8")
     files.add_argument("--caches", type=Path, help="folder that keeps timing caches between builds")
     files.add_argument("--out", type=Path, help="folder to write; must be empty or not there")

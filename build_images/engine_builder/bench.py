@@ -14,6 +14,7 @@ from build_images.engine_builder.errors import NoPlanError, UnsupportedNodeError
 from build_images.engine_builder.measure import Timing
 from build_images.engine_builder.request import BuildRequest
 from build_images.engine_builder.settings import BuildSettings, settings_of
+from build_images.engine_builder.task import TaskBench, TaskResult
 from sluice.errors import FatalError
 from sluice.model_inputs import batches, fill, label
 from sluice.spec import ReleaseSpec, Target
@@ -23,11 +24,12 @@ ONE_PROFILE: Final = "one profile"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """What one candidate showed. timings: by shape. build: what the backend tells of it."""
+    """What one candidate showed. task: None without one. timings: by shape. build: what the backend tells of it."""
 
     candidate: Candidate
     engine: Path
     accuracy: dict[str, Accuracy]
+    task: TaskResult | None
     timings: dict[str, Timing]  # empty where the engine cannot run
     peak_memory_bytes: int | None
     engine_bytes: int
@@ -42,6 +44,7 @@ class Profile:
             "build_seconds": self.build_seconds,
             "build": dict(self.build),
             "accuracy": {name: one.to_dict() for name, one in self.accuracy.items()},
+            "task": self.task.to_dict() if self.task else None,
             "timings": {shape: one.to_dict() for shape, one in self.timings.items()},
             "peak_memory_bytes": self.peak_memory_bytes,
         }
@@ -108,13 +111,14 @@ class Bench:
                 failed[one.name] = error
         made = [one for one in candidates if one.name in built]
         engines = {name: one.engine for name, one in built.items()}
-        accuracies = self._accuracies(made, engines)
+        judged = self._judged(made, engines)
         timings = self._timings(engines) if engines else {}
         profiles = {
             one.name: Profile(
                 candidate=one,
                 engine=engines[one.name],
-                accuracy=accuracies[one.name],
+                accuracy=judged[one.name][0],
+                task=judged[one.name][1],
                 timings={shape: measured[one.name] for shape, measured in timings.items()},
                 peak_memory_bytes=self._peak(engines[one.name]),
                 engine_bytes=_bytes(engines[one.name].parent),
@@ -161,19 +165,21 @@ class Bench:
         told = self.backend.build(candidate, engine, arch=self.request.target.arch, settings=settings)
         return _Built(engine, time.monotonic() - start, told)
 
-    def _accuracies(
+    def _judged(
         self, candidates: Sequence[Candidate], engines: Mapping[str, Path]
-    ) -> dict[str, dict[str, Accuracy]]:
+    ) -> dict[str, tuple[dict[str, Accuracy], TaskResult | None]]:
         backend, spec, threads = self.backend, self.spec, self.threads
         feeds = batches(self.request.samples, spec.model.inputs, lambda axis: spec.model.axes[axis].min)
-        expected = references(backend.reference(self.request.onnx, threads=threads), feeds)
+        reference = backend.reference(self.request.onnx, threads=threads)
+        expected = references(reference, feeds)
+        task = TaskBench(spec, self.request.samples, self.request.pairs, reference)
         found = {}
         for one in candidates:
             if self.runs_here:
                 run = backend.open(engines[one.name], threads=threads)
             else:
                 run = backend.reference(one.source, threads=threads)
-            found[one.name] = accuracy(run, expected)
+            found[one.name] = accuracy(run, expected), task.result(run)
         return found
 
     def _timings(self, engines: Mapping[str, Path]) -> dict[str, dict[str, Timing]]:

@@ -95,6 +95,7 @@ def _chosen(bench: Bench) -> tuple[dict[str, Profile], Choice]:
     candidates, left_out = candidates_of(request, bench.backend, bench.work)
     profiles, failed = bench.profile(candidates)
     bars = {name: bar.cosine for name, bar in request.spec.accuracy.items()}
+    max_drop = request.spec.task.max_drop if request.spec.task else None
     if FALLBACK not in {*profiles, *failed} and not any(
         passes(one, bars) for one in _measured(profiles, bench)
     ):
@@ -104,7 +105,7 @@ def _chosen(bench: Bench) -> tuple[dict[str, Profile], Choice]:
     if not profiles:
         raise failed[FALLBACK]
     left_out |= {name: error.message for name, error in failed.items()}
-    return profiles, choose(_measured(profiles, bench), bars, request.spec.precisions, left_out)
+    return profiles, choose(_measured(profiles, bench), bars, request.spec.precisions, left_out, max_drop)
 
 
 def _measured(profiles: Mapping[str, Profile], bench: Bench) -> list[Measured]:
@@ -114,6 +115,7 @@ def _measured(profiles: Mapping[str, Profile], bench: Bench) -> list[Measured]:
             precision=one.candidate.precision,
             cosine=least_cosine(one.accuracy),
             p50_ms=one.timings[bench.ranked_by].p50_ms if one.timings else None,
+            task=one.task,
         )
         for name, one in profiles.items()
     ]

@@ -1,14 +1,16 @@
 """Which candidate is served. Pure.
 
-Invariants: of the precisions that the spec asks for, the fastest that passes its accuracy bar, or the smallest where
-nothing could be timed; FP32 when none of them passes or can be built; never without a reason that names the numbers,
-for the winner and for each that was turned down; a precision that was not measured is not called inaccurate.
+Invariants: of the precisions that the spec asks for, the fastest that passes its accuracy bar and is good enough at the
+spec's task, or the smallest where nothing could be timed; FP32 when none of them passes or can be built; never without
+a reason that names the numbers, for the winner and for each that was turned down; a precision that was not measured is
+not called inaccurate.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from build_images.engine_builder.errors import NoEngineError
+from build_images.engine_builder.task import TaskResult
 
 FALLBACK = "fp32"
 BY_SIZE = ("int8", "fp16", "fp32")  # smallest first
@@ -16,12 +18,16 @@ BY_SIZE = ("int8", "fp16", "fp32")  # smallest first
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """One candidate's numbers. cosine: the least against FP32; p50_ms: at the ranked shape, None: not timed."""
+    """One candidate's numbers. cosine: the least against FP32; p50_ms: at the ranked shape, None: not timed.
+
+    task: None where it was not measured, which is no pass where the spec names a task.
+    """
 
     name: str
     precision: str
     cosine: float
     p50_ms: float | None
+    task: TaskResult | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,9 +39,19 @@ class Choice:
     rejected: Mapping[str, str]
 
 
-def passes(one: Measured, bars: Mapping[str, float]) -> bool:
+def passes(one: Measured, bars: Mapping[str, float], max_drop: float | None = None) -> bool:
     """Whether it is accurate enough to be served. NaN is not."""
-    return one.cosine >= bars[one.precision]
+    return _why_fails(one, bars, max_drop) is None
+
+
+def _why_fails(one: Measured, bars: Mapping[str, float], max_drop: float | None) -> str | None:
+    if not one.cosine >= bars[one.precision]:
+        return f"cosine {one.cosine:.4f} < {bars[one.precision]:g}"
+    if max_drop is None:
+        return None
+    if one.task is None:
+        return "its task was not measured"
+    return None if one.task.passes(max_drop) else one.task.why_not(max_drop)
 
 
 def choose(
@@ -43,16 +59,13 @@ def choose(
     bars: Mapping[str, float],
     asked: Sequence[str],
     left_out: Mapping[str, str],
+    max_drop: float | None = None,
 ) -> Choice:
     """bars: least cosine by precision. asked: the spec's precisions. left_out: those that cannot be built, and why.
 
-    Raises NoEngineError.
+    max_drop: at the spec's task, None without one. Raises NoEngineError.
     """
-    failing = {
-        one.name: f"cosine {one.cosine:.4f} < {bars[one.precision]:g}"
-        for one in measured
-        if not passes(one, bars)
-    }
+    failing = {one.name: why for one in measured if (why := _why_fails(one, bars, max_drop)) is not None}
     timed = all(one.p50_ms is not None for one in measured)
     passing = sorted((one for one in measured if one.name not in failing), key=_speed if timed else _size)
     wanted = [one for one in passing if one.precision in asked]

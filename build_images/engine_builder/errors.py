@@ -52,7 +52,7 @@ class NoEngineError(FatalError):
 
     @property
     def next_step(self) -> str:
-        return "look for NaN or overflow in the model, or correct accuracy.fp32 in the spec"
+        return "look for NaN or overflow in the model, or correct accuracy.fp32 or task in the spec"
 
 
 class NoRoomError(RetryableError):

@@ -8,8 +8,10 @@ from typing import Self
 
 from artifacts.store import Store
 from build_images.engine_builder.errors import NoCalibrationError
+from build_images.engine_builder.task import read_pairs
 from sluice.digest import sha256_json
 from sluice.model_inputs import Sample, wanted_samples
+from sluice.pairs import Pairs
 from sluice.release import Release
 from sluice.spec import ReleaseSpec, Target
 from sluice.spec_types import INT8_FORMS, METHODS, int8_file
@@ -20,6 +22,7 @@ class BuildRequest:
     """onnx: the FP32 model, and its digest. int8: Q/DQ file by calibration method, empty without INT8.
 
     calibration_sha256: names where those came from. samples: real ones, none of which calibrated.
+    pairs: what the spec's task asks for, none of which calibrated; None where it asks for none.
     store: keeps timing caches and shared weights; None: every build starts cold.
     """
 
@@ -30,6 +33,7 @@ class BuildRequest:
     int8: Mapping[str, Path]
     calibration_sha256: str | None
     samples: Sequence[Sample]
+    pairs: Pairs | None
     store: Store | None
 
     @classmethod
@@ -54,6 +58,7 @@ class BuildRequest:
             int8=int8,
             calibration_sha256=release.keys.calibration if int8 else None,
             samples=samples,
+            pairs=read_pairs(checkpoint, checkpoint / spec.model.samples, spec),
             store=store,
         )
 
@@ -68,7 +73,10 @@ class BuildRequest:
         calibration: Path | None,
         store: Store | None,
     ) -> Self:
-        """From files. calibration: the folder that `python -m calibration` wrote. Raises FatalErrors."""
+        """From files. calibration: the folder that `python -m calibration` wrote. Raises FatalErrors.
+
+        The pairs of the spec's task lie where the samples do.
+        """
         target, int8 = spec.target(arch), {}
         if "int8" in spec.precisions:
             if calibration is None:
@@ -87,6 +95,7 @@ class BuildRequest:
             int8=int8,
             calibration_sha256=_of_files(int8) if int8 else None,
             samples=held_out(samples, spec),
+            pairs=read_pairs(samples.parent, samples, spec),
             store=store,
         )
 

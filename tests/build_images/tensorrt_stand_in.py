@@ -56,7 +56,12 @@ class StandIn:
             return {"error": {"kind": "cache_miss", "reason": "the cache grew"}}
         Path(cache_out).write_bytes(after)
         Path(engine).write_bytes(HEAD + str(source).encode())
-        return {"seconds": 0.1, "cache_bytes": [len(before), len(after)], "tactics_timed": TACTICS, "said": []}
+        return {
+            "seconds": 0.1,
+            "cache_bytes": [len(before), len(after)],
+            "tactics_timed": TACTICS,
+            "said": [],
+        }
 
     def open(self, name, engine, weights):
         self.sessions[name] = onnxruntime.InferenceSession(Path(engine).read_bytes()[len(HEAD) :].decode())

@@ -34,6 +34,7 @@ from tests.build_images.support import MLP, released, spec_dict, write_checkpoin
 IMAGE = f"nvcr.io/nvidia/tensorrt:23.09-py3@sha256:{'ab' * 32}"
 STAND_IN = Path(__file__).with_name("tensorrt_stand_in.py")
 RECORDED = Path(__file__).with_name("tensorrt_answers.json")
+SINCE = {"said"}  # what the worker tells since the recording
 GIB = 2**30
 
 
@@ -222,7 +223,8 @@ def test_the_stand_in_answers_in_the_form_of_the_real_one(build, python, monkeyp
     with TensorRtProcess(str(python)) as process:
         for command, request in requests.items():
             answer = process.ask(command, **{k: here.get(k, v) for k, v in request.items()})
-            assert form(dict(answer)) == form(recorded["answers"][command]), command
+            answer = {name: one for name, one in answer.items() if name not in SINCE}
+            assert form(answer) == form(recorded["answers"][command]), command
 
 
 def form(value):

@@ -13,7 +13,7 @@ def test_the_checkpoint_is_the_same_each_time(tmp_path):
     one, other = (make_checkpoint(tmp_path / name, texts=300) for name in ("a", "b"))
     assert tree_sha256(one) == tree_sha256(other)
     assert {path.name for path in one.iterdir()} == {
-        *("model.py", "config.json", "model.safetensors", "tokenizer.json", "samples.jsonl")
+        *("model.py", "config.json", "model.safetensors", "tokenizer.json", "samples.jsonl", "pairs.jsonl")
     }
 
 
