@@ -8,7 +8,7 @@ are int8, symmetric, one scale an output channel; everything else stays FP32. Pa
 each backend fuses them in its own way.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -100,28 +100,41 @@ def write_int8(
     *,
     form: str = UNSIGNED,
 ) -> None:
-    """Write the INT8 candidate. ranges: (low, high) of every operator's activation, zero inside."""
-    by_node = {operator.node: operator for operator in operators}
+    """Write the INT8 candidate. operators: those that become INT8; ranges: (low, high) of every one's activation."""
     nodes: list[onnx.NodeProto] = []
-    done: set[str] = set()
-    for node in model.graph.node:
-        operator = by_node.get(node.name)
-        if operator is None:
-            nodes.append(node)
-            continue
-        for name, pair in (
-            (operator.activation, lambda o: _activation_pair(o.activation)),
-            (operator.weight, lambda o: [_weight_dequantize(o)]),
-        ):
-            if name not in done:
-                nodes.extend(pair(operator))
-                done.add(name)
-        nodes.append(_redirected(node))
-    scale_of = {UNSIGNED: activation_scale, SIGNED: signed_scale}[form]
-    parameters = [
-        tensor for name in ranges for tensor in _activation_parameters(name, *scale_of(*ranges[name]))
+    for node, operator, pairs in _with_pairs(model, operators):
+        nodes += [*pairs, node if operator is None else _redirected(node)]
+    _save(model, nodes, _parameters(operators, weights, ranges, form), path)
+
+
+def write_shadows(
+    model: onnx.ModelProto,
+    operators: Sequence[Weighted],
+    weights: Mapping[str, list[onnx.TensorProto]],
+    ranges: Mapping[str, tuple[float, float]],
+    path: Path,
+    *,
+    form: str = UNSIGNED,
+) -> dict[str, tuple[str, str]]:
+    """Write the FP32 model with an INT8 shadow beside each operator, that feeds nothing but two outputs of its own.
+
+    {node: (output with the sum of the squared differences, output with the sum of the operator's own squares)}.
+    """
+    nodes: list[onnx.NodeProto] = []
+    told: dict[str, tuple[str, str]] = {}
+    for node, operator, pairs in _with_pairs(model, operators):
+        nodes += [*pairs, node]
+        if operator is not None:
+            shadow, names = _shadow(node)
+            nodes += shadow
+            told[operator.node] = names
+    outputs = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [])
+        for pair in told.values()
+        for name in pair
     ]
-    _save(model, nodes, [*parameters, *(tensor for three in weights.values() for tensor in three)], path)
+    _save(model, nodes, _parameters(operators, weights, ranges, form), path, outputs=outputs)
+    return told
 
 
 def activation_scale(low: float, high: float) -> tuple[np.float32, np.uint8]:
@@ -168,6 +181,56 @@ def _weight_dequantize(operator: Weighted) -> onnx.NodeProto:
     )
 
 
+def _with_pairs(
+    model: onnx.ModelProto, operators: Sequence[Weighted]
+) -> Iterator[tuple[onnx.NodeProto, Weighted | None, list[onnx.NodeProto]]]:
+    """Every node with the operator that it is, if it is one, and the pairs that must stand before it, each once."""
+    by_node = {operator.node: operator for operator in operators}
+    done: set[str] = set()
+    for node in model.graph.node:
+        operator = by_node.get(node.name)
+        pairs: list[onnx.NodeProto] = []
+        if operator is not None and operator.activation not in done:
+            pairs += _activation_pair(operator.activation)
+        if operator is not None and operator.weight not in done:
+            pairs.append(_weight_dequantize(operator))
+        if operator is not None:
+            done |= {operator.activation, operator.weight}
+        yield node, operator, pairs
+
+
+def _parameters(
+    operators: Sequence[Weighted],
+    weights: Mapping[str, list[onnx.TensorProto]],
+    ranges: Mapping[str, tuple[float, float]],
+    form: str,
+) -> list[onnx.TensorProto]:
+    """Scales and zero points of what these operators read, and their weights in INT8."""
+    scale_of = {UNSIGNED: activation_scale, SIGNED: signed_scale}[form]
+    activations = dict.fromkeys(operator.activation for operator in operators)
+    made = [
+        tensor for name in activations for tensor in _activation_parameters(name, *scale_of(*ranges[name]))
+    ]
+    return made + [
+        tensor for name in dict.fromkeys(one.weight for one in operators) for tensor in weights[name]
+    ]
+
+
+def _shadow(node: onnx.NodeProto) -> tuple[list[onnx.NodeProto], tuple[str, str]]:
+    """The operator once more, on what INT8 would give it, and two sums over all of its output."""
+    copy = _redirected(node)
+    shadow, output = f"{node.name}_shadow", node.output[0]
+    copy.name, copy.output[0] = shadow, f"{shadow}_output"
+    names = f"{shadow}_noise", f"{shadow}_signal"
+    make = onnx.helper.make_node
+    return [
+        copy,
+        make("Sub", [copy.output[0], output], [f"{shadow}_difference"], f"{shadow}_subtract"),
+        make("ReduceSumSquare", [f"{shadow}_difference"], [names[0]], names[0], keepdims=0),
+        make("ReduceSumSquare", [output], [names[1]], names[1], keepdims=0),
+    ], names
+
+
 def _redirected(node: onnx.NodeProto) -> onnx.NodeProto:
     """The operator with its activation and weight read from behind the pairs; a bias stays as it is."""
     copy = onnx.NodeProto()
@@ -177,13 +240,22 @@ def _redirected(node: onnx.NodeProto) -> onnx.NodeProto:
 
 
 def _save(
-    model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], added: Sequence[onnx.TensorProto], path: Path
+    model: onnx.ModelProto,
+    nodes: Sequence[onnx.NodeProto],
+    added: Sequence[onnx.TensorProto],
+    path: Path,
+    *,
+    outputs: Sequence[onnx.ValueInfoProto] = (),
 ) -> None:
-    """Write the graph with these nodes; FP32 weights that nothing reads any more stay out of the file."""
+    """Write the graph with these nodes and more outputs; FP32 weights that nothing reads any more stay out."""
     read = {name for node in nodes for name in node.input} | _read_inside(nodes)
     kept = [tensor for tensor in model.graph.initializer if tensor.name in read]
     graph = onnx.helper.make_graph(
-        nodes, model.graph.name, model.graph.input, model.graph.output, initializer=[*kept, *added]
+        nodes,
+        model.graph.name,
+        model.graph.input,
+        [*model.graph.output, *outputs],
+        initializer=[*kept, *added],
     )
     written = onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
     size_bytes = sum(tensor.ByteSize() for tensor in graph.initializer)

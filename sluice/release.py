@@ -193,6 +193,7 @@ class Release:
         return {
             "samples": (self.spec.model.samples, calibration.samples),
             "methods": sorted(calibration.methods),
+            "bar": self.spec.accuracy["int8"].cosine,  # below it, noisy operators stay in FP32
             "image": self.spec.images.calibration,
             **(
                 {} if forms == (UNSIGNED,) else {"forms": forms}

@@ -37,6 +37,11 @@ def int8_file(form: str, method: str) -> str:
     return f"{'int8s' if form == SIGNED else 'int8'}_{method}.onnx"
 
 
+def mixed_name(method: str) -> str:
+    """Of the candidate that leaves the noisiest operators in FP32, as it stands in files and reports."""
+    return f"{method}-mixed"
+
+
 def _matching(pattern: str, wanted: str) -> AfterValidator:
     compiled = re.compile(pattern)
 

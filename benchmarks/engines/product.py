@@ -18,7 +18,7 @@ from artifacts.store import Store, tree_sha256
 from artifacts.tree import files_of
 from benchmarks.engines.clock import Clock, OutOfTimeError
 from benchmarks.engines.models import Subject
-from build_images.cosine import cosines
+from sluice.cosine import cosines
 from sluice.model_inputs import Sample, batch, fill, wanted_samples
 from sluice.release import Release
 from sluice.spec import parse_spec

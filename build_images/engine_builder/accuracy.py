@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from build_images.cosine import cosines
 from build_images.engine_builder.runs import Feed, Run
+from sluice.cosine import cosines
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from sluice.model_inputs import Sample, wanted_samples
 from sluice.pairs import Pairs
 from sluice.release import Release
 from sluice.spec import ReleaseSpec, Target
-from sluice.spec_types import INT8_FORMS, METHODS, int8_file
+from sluice.spec_types import INT8_FORMS, METHODS, int8_file, mixed_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +81,8 @@ class BuildRequest:
         if "int8" in spec.precisions:
             if calibration is None:
                 raise NoCalibrationError("--calibration is missing")
-            files = {m: calibration / int8_file(INT8_FORMS[target.backend], m) for m in METHODS}
+            kinds = (*METHODS, *map(mixed_name, METHODS))
+            files = {kind: calibration / int8_file(INT8_FORMS[target.backend], kind) for kind in kinds}
             int8 = {method: file for method, file in files.items() if file.is_file()}
             if not int8:
                 raise NoCalibrationError(

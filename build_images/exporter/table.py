@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from build_images.cosine import cosines
+from sluice.cosine import cosines
 from sluice.spec import Numerics
 
 COLUMNS: Final = (

@@ -1,4 +1,4 @@
-"""Cosine between answers, row by row: the one measure that export and build share."""
+"""Cosine between answers, row by row: the one measure that export, calibration and build share."""
 
 import numpy as np
 
