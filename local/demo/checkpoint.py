@@ -46,10 +46,10 @@ def make_checkpoint(folder: Path, *, texts: int = TEXTS_DEFAULT, pairs: int = PA
     Raises FileNotFoundError when the weights' package is missing, ValueError when `texts` or `pairs` is out of range.
     """
     source = _weights_folder()
-    encoded = _token_lists()
+    encoded = token_lists()
     if not 1 <= texts <= len(encoded):
         raise ValueError(f"texts is {texts}: choose 1 to {len(encoded)}, the distinct texts at hand")
-    chosen = _pairs(frozenset(encoded[:texts]))[:pairs]
+    chosen = pairs_without(frozenset(encoded[:texts]))[:pairs]
     if pairs < 2 or len(chosen) < 2:
         raise ValueError(f"pairs is {pairs}, and {len(chosen)} are left: fewer than two tell nothing apart")
     folder.mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ def write_requests(file: Path, *, texts: int = TEXTS_DEFAULT) -> Path:
 
     Raises ValueError when that leaves none.
     """
-    unseen = _token_lists()[texts:]
+    unseen = token_lists()[texts:]
     if not unseen:
         raise ValueError(
             f"texts is {texts}: the checkpoint holds every text there is, so none is left to send"
@@ -99,14 +99,14 @@ def _weights_folder() -> Path:
 
 
 @functools.cache
-def _token_lists() -> tuple[tuple[int, ...], ...]:
+def token_lists() -> tuple[tuple[int, ...], ...]:
     """Every distinct text as token ids, in an order that depends on the texts alone."""
     texts = {text for docstring in _docstrings() if len((text := _first_paragraph(docstring)).split()) >= 3}
     lists = _encoded(sorted(texts, key=_place))
     return tuple(ids for ids in dict.fromkeys(lists) if len(ids) >= TOKENS_MIN)
 
 
-def _pairs(held: Collection[tuple[int, ...]]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+def pairs_without(held: Collection[tuple[int, ...]]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     """(first sentence, the rest) of every docstring that has both, each text once, in an order of the texts alone.
 
     held: token ids of texts that no pair may be cut from: neither a half of it nor its first paragraph is one of them.
