@@ -21,7 +21,11 @@ ORT_ENTROPY: Final = "ONNX Runtime entropy"
 ORT_STRIDED: Final = "ONNX Runtime entropy, one at a time"
 ORT_MINMAX: Final = "ONNX Runtime minmax"
 MODELOPT: Final = "ModelOpt entropy"
-METHODS: Final = ("percentile", "minmax", "entropy")  # the two that a spec has by default, and what the others use
+METHODS: Final = (
+    "percentile",
+    "minmax",
+    "entropy",
+)  # the two that a spec has by default, and what the others use
 Timed = Callable[[], dict[str, Any]]
 
 
@@ -70,7 +74,9 @@ def taken(methods: Mapping[str, Mapping[str, Any]]) -> str:
     return mixed[0] if mixed else max(methods, key=lambda name: float(methods[name]["cosine"]))
 
 
-def _onnxruntime(method: str, *, padded: bool, stride: int | None = None) -> Callable[[Mapping[str, Any]], Timed]:
+def _onnxruntime(
+    method: str, *, padded: bool, stride: int | None = None
+) -> Callable[[Mapping[str, Any]], Timed]:
     """`quantize_static` with nothing but its defaults. padded: to the longest sample, since it takes nothing else."""
 
     def made(job: Mapping[str, Any]) -> Timed:
@@ -83,7 +89,11 @@ def _onnxruntime(method: str, *, padded: bool, stride: int | None = None) -> Cal
         def run() -> dict[str, Any]:
             how = getattr(CalibrationMethod, method)
             quantize_static(job["onnx"], str(out), reader, calibrate_method=how, extra_options=options)
-            return {"files": {job["tool"]: str(out)}, "taken": job["tool"], "version": _version("onnxruntime")}
+            return {
+                "files": {job["tool"]: str(out)},
+                "taken": job["tool"],
+                "version": _version("onnxruntime"),
+            }
 
         return run
 
@@ -109,7 +119,11 @@ def _modelopt(job: Mapping[str, Any]) -> Timed:
             output_path=str(out),
             log_level="WARNING",
         )
-        return {"files": {job["tool"]: str(out)}, "taken": job["tool"], "version": _version("nvidia-modelopt")}
+        return {
+            "files": {job["tool"]: str(out)},
+            "taken": job["tool"],
+            "version": _version("nvidia-modelopt"),
+        }
 
     return run
 

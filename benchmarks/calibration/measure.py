@@ -1,4 +1,4 @@
-"""Every tool on one split: a calibration in a process of its own, then what its model answers for the held-out pairs."""
+"""Every tool on one split: a calibration in its own process, then what its model answers for the held-out pairs."""
 
 import json
 import os
@@ -18,7 +18,9 @@ from benchmarks.calibration.texts import LONGEST, Split, write_samples
 
 SAID: Final = 300  # characters of a failed process' last line
 LIMIT_S: Final = 900
-KEPT_BYTES: Final = 450_000  # of activations for each token, which ONNX Runtime's entropy keeps of MiniLM until its end
+KEPT_BYTES: Final = (
+    450_000  # of activations for each token, which ONNX Runtime's entropy keeps of MiniLM until its end
+)
 NO_MODELOPT: Final = "no Python with nvidia-modelopt was named; see --modelopt-python"
 
 
@@ -92,7 +94,13 @@ def _run(job: Mapping[str, Any], place: Place) -> dict[str, Any]:
     argv = [python, "-m", "benchmarks.calibration.job", str(path)]
     try:
         done = subprocess.run(
-            argv, cwd=path.parent, env=environment, capture_output=True, text=True, timeout=LIMIT_S, check=False
+            argv,
+            cwd=path.parent,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_S,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return {"error": str(error)[-SAID:]}

@@ -34,7 +34,9 @@ def split(seed: int, *, texts: int, held_out: int) -> Split:
     short = [ids for ids in token_lists() if TOKENS_MIN <= len(ids) <= LONGEST]
     calibration = _drawn(order, short, texts, f"texts of at most {LONGEST} tokens")
     left = pairs_without(frozenset(calibration))
-    return Split(seed, calibration, _drawn(order, left, held_out, "pairs that share no text with calibration"))
+    return Split(
+        seed, calibration, _drawn(order, left, held_out, "pairs that share no text with calibration")
+    )
 
 
 def write_samples(file: Path, texts: Sequence[Ids]) -> Path:
