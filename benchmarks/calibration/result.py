@@ -152,7 +152,7 @@ def _small(splits: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         rows.append(_row("splits", f"{SPLITS} seeds", None, None, f"{seeds} of {SPLITS} were run"))
     for key, least in (("texts", TEXTS), ("held_out", HELD_OUT)):
         if splits and (got := min(one[key] for one in splits)) < least:
-            rows.append(_row(key, f"at least {least}", None, False, f"{got}, wanted {least}"))
+            rows.append(_row(key, f"at least {least}", got, None, f"{got}, wanted {least}"))
     return rows
 
 

@@ -111,6 +111,20 @@ def pairs_without(held: Collection[tuple[int, ...]]) -> list[tuple[tuple[int, ..
 
     held: token ids of texts that no pair may be cut from: neither a half of it nor its first paragraph is one of them.
     """
+    found, seen = [], set(held)
+    for query, answer, source in _docstring_halves():
+        sizes = sorted((len(query), len(answer)))
+        if sizes[0] < TOKENS_MIN or sizes[1] > PAIR_TOKENS_MAX or query == answer or source in held:
+            continue
+        if query not in seen and answer not in seen:
+            found.append((query, answer))
+            seen |= {query, answer}
+    return found
+
+
+@functools.cache
+def _docstring_halves() -> tuple[tuple[tuple[int, ...], ...], ...]:
+    """(first sentence, the rest, first paragraph) of every docstring that has a rest, as token ids."""
     parts: dict[tuple[str, str], str] = {}
     for docstring in sorted(_docstrings()):
         query, *rest = SENTENCE_END.split(docstring, maxsplit=1)
@@ -119,15 +133,7 @@ def pairs_without(held: Collection[tuple[int, ...]]) -> list[tuple[tuple[int, ..
     ordered = sorted(parts, key=lambda pair: _place("\n".join(pair)))
     columns = [_encoded([pair[side] for pair in ordered]) for side in (0, 1)]
     sources = _encoded([parts[pair] for pair in ordered])
-    found, seen = [], set(held)
-    for query, answer, source in zip(*columns, sources, strict=True):
-        sizes = sorted((len(query), len(answer)))
-        if sizes[0] < TOKENS_MIN or sizes[1] > PAIR_TOKENS_MAX or query == answer or source in held:
-            continue
-        if query not in seen and answer not in seen:
-            found.append((query, answer))
-            seen |= {query, answer}
-    return found
+    return tuple(zip(*columns, sources, strict=True))
 
 
 def _encoded(texts: Sequence[str]) -> list[tuple[int, ...]]:
