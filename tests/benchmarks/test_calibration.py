@@ -158,6 +158,15 @@ def test_what_is_missing_is_null_with_the_reason_and_never_true(change, reason):
     assert reason in line["reason"]
 
 
+@pytest.mark.parametrize("name", [MODELOPT, ORT_ENTROPY])
+def test_a_tool_without_a_figure_in_one_split_is_not_judged_by_the_others(name):
+    splits = whole()
+    splits[1]["tools"][name] = {"error": "killed"}
+    rows = {row["what"]: row for row in acceptance(splits)["value"]}
+    found = rows[f"how much more ours loses than {name}"]
+    assert (found["got"], found["holds"], found["why"]) == (None, None, "split 1: killed")
+
+
 def test_a_missing_tool_does_not_hide_that_another_bar_is_missed():
     splits = whole()
     for one in splits:
