@@ -41,7 +41,7 @@ def tool(name, lost, mib, **models):
 def whole():
     """Four splits in which everything that was promised holds."""
     tools = {
-        OURS: tool(MIXED, 0.005, 600, minmax=0.015),
+        OURS: tool(MIXED, 0.005, 600, minmax=0.015, entropy=0.07),
         MODELOPT: {**tool(MODELOPT, 0.06, 1200), "version": "0.47.0"},
         ORT_ENTROPY: tool(ORT_ENTROPY, 0.3, 10_000),
     }
@@ -247,6 +247,7 @@ def test_answers_that_say_nothing_are_refused(broken):
         "| **ours**, as it is handed on | 4 | 0.3450 | 0.50 (0.00) | 90.0 % | 0.9800 | 0.9900 |",
         "| ours, minmax | 4 | 0.3350 | 1.50 (0.00) | 90.0 % | 0.9800 | 0.9900 |",
         "| ONNX Runtime minmax | 1 | 0.2700 | 8.00 (-) | 90.0 % | 0.9800 | 0.9900 |",
+        "By entropy alone, ours loses 7.00 points, ModelOpt's 6.00, ONNX Runtime's without padding -:",
         "| ModelOpt entropy | 4 | -5.50 (0.00) |",
         "| ONNX Runtime entropy | 4 | 40 | 30 | 10000 | - |",
         f"| calibration.1 | {TARGET} | holds |",
