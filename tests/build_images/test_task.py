@@ -1,44 +1,32 @@
 """An engine is judged by what the model is for: never by an answer that cannot be judged, never against chance."""
 
-import json
+import dataclasses
 
 import numpy as np
 import pytest
 import yaml
 
-from build_images.engine_builder.build import build_release
 from build_images.engine_builder.choose import Measured, choose, passes
-from build_images.engine_builder.task import TaskBench, TaskResult, recall_hits, top1_hits
-from build_images.exporter.export import export_release
-from calibration.candidates import calibrate_release
-from sluice.errors import FatalError
-from sluice.pairs import PairError, Pairs
+from build_images.engine_builder.task import (
+    TaskBench,
+    TaskResult,
+    blind_top1,
+    greatest,
+    recall_hits,
+    top1_hits,
+)
+from sluice.pairs import Pairs
 from sluice.spec import parse_spec
-from tests.build_images.support import ARCH, released, spec_dict, write_checkpoint
+from tests.build_images.support import spec_dict
 
-EMBEDDER = """
-import torch
-
-class Embedder(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(7)
-        self.up = torch.nn.Linear(8, 32, bias=False)
-
-    def forward(self, x):
-        return self.up(x).sum(dim=1)
-
-def load(folder):
-    return Embedder()
-"""
 RECALL = {"metric": "recall_at_1", "output": "y", "pairs": "pairs.jsonl", "max_drop": 0.01}
 TOP1 = {"metric": "top1", "output": "y"}
 RNG = np.random.default_rng(4)
 
 
-def spec(task, **model):
+def spec(task, precisions=("fp32", "int8"), **model):
     model = {"outputs": [{"name": "y", "dtype": "float32", "dims": ["batch", 32]}], **model}
-    return parse_spec(yaml.safe_dump(spec_dict(task=task, model=model)), {})
+    return parse_spec(yaml.safe_dump(spec_dict(task=task, model=model, precisions=list(precisions))), {})
 
 
 def rows_of(n, size=3, seed=1):
@@ -99,23 +87,100 @@ def test_an_answer_that_cannot_be_judged_never_passes_and_says_why(task, run, sa
     assert says in result.why_not(1.0)
 
 
+def one_class(feed):
+    return {"y": np.tile(np.eye(32, dtype=np.float32)[3], (len(feed["x"]), 1))}
+
+
 @pytest.mark.parametrize("task", [RECALL, TOP1], ids=["recall", "top1"])
-def test_one_answer_for_everything_never_passes(task):
-    result = bench(task).result(constant)
-    assert result.value < 0.1
-    assert not result.passes(0.01)
+@pytest.mark.parametrize("run", [constant, one_class], ids=["all-equal", "one-class"])
+def test_one_answer_for_everything_never_passes_whatever_the_limit(task, run):
+    result = bench(task).result(run)
+    assert "do not depend on the input" in result.why
+    assert not result.passes(1.0)
+
+
+def mostly_class_3(feed):
+    """19 of 20 samples are of class 3, as the first value of x says: an answer for all would lose 0.05."""
+    classes = np.where(feed["x"][:, 0, 0] > 0, 3, 5)
+    return {"y": np.eye(32, dtype=np.float32)[classes]}
+
+
+def test_one_class_does_not_pass_where_most_samples_are_of_it():
+    samples = rows_of(20)
+    for number, sample in enumerate(samples):
+        sample["x"][0, 0] = 1.0 if number else -1.0
+    one = bench({**TOP1, "max_drop": 0.1}, samples=samples, reference=mostly_class_3)
+    assert one.result(mostly_class_3).passes(0.0)
+    blind = one.result(one_class)
+    assert (blind.value, blind.drop) == (0.95, 0.05)
+    assert not blind.passes(0.1)
+
+
+def test_answers_that_depend_on_the_place_alone_are_as_blind_as_one_answer():
+    """Row r is of class r in 9 of 10 samples: each class is rare, and yet nothing needs to be read."""
+    place = np.eye(8, dtype=np.float32)[:4]
+    tops = [greatest(np.roll(place, 1, axis=0) if number == 0 else place) for number in range(10)]
+    assert blind_top1(tops) == top1_hits(tops, [place] * 10).mean() == 0.9
+
+
+def test_a_query_hub_does_not_pass_where_most_queries_share_an_answer():
+    """Every query finds the one answer that 9 of 10 share: no better than to name it unasked."""
+    rng = np.random.default_rng(8)
+    answers = rows_of(2, seed=8)
+    own = (0,) * 9 + (1,)
+    queries = tuple({"x": answers[i]["x"] + rng.normal(size=(3, 8)).astype(np.float32) * 0.01} for i in own)
+    one = TaskBench(
+        spec(RECALL), [], Pairs(queries=queries, answers=tuple(answers), own=own), reference=exact
+    )
+    assert one.result(exact).value == 1.0
+    held = {one["x"].tobytes() for one in answers}
+
+    def hub(feed):  # answers as they are, each query as the first answer
+        known = [x if x.tobytes() in held else answers[0]["x"] for x in feed["x"]]
+        return exact({"x": np.stack(known)})
+
+    result = one.result(hub)
+    assert (result.value, result.reference) == (0.9, 1.0)
+    assert not result.passes(0.5)
+
+
+@pytest.mark.parametrize("task", [RECALL, TOP1], ids=["recall", "top1"])
+@pytest.mark.parametrize(
+    ("reference", "says"),
+    [
+        pytest.param(constant, "do not depend on the input", id="all-equal"),
+        pytest.param(one_class, "do not depend on the input", id="one-class"),
+        pytest.param(with_nan, "not finite", id="nan"),
+    ],
+)
+def test_a_reference_that_tells_nothing_apart_lets_nothing_pass_and_has_no_numbers(task, reference, says):
+    one = bench(task, reference=reference)
+    for run in (exact, reference):
+        result = one.result(run)
+        assert result.why.startswith("the fp32 onnx itself: ")
+        assert says in result.why
+        assert not result.passes(1.0)
+        assert (result.reference, result.value, result.drop) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("task", "changes", "says"),
+    [
+        pytest.param(RECALL, {"pairs": None}, "there are no pairs", id="no-pairs"),
+        pytest.param(TOP1, {"samples": ()}, "there are no samples", id="no-samples"),
+    ],
+)
+def test_nothing_to_judge_on_never_passes(task, changes, says):
+    result = dataclasses.replace(bench(task), **changes).result(exact)
+    assert says in result.why
+    assert not result.passes(1.0)
 
 
 def test_a_vector_without_length_has_no_nearest_answer():
     result = bench().result(lambda feed: {"y": np.zeros((len(feed["x"]), 32), np.float32)})
     assert "without length" in result.why
     assert not result.passes(1.0)
-
-
-def test_a_reference_no_better_than_chance_lets_nothing_pass():
-    result = bench(reference=constant).result(exact)
-    assert "the fp32 onnx itself has" in result.why
-    assert not result.passes(1.0)
+    assert (result.reference > 0.9, result.value, result.drop) == (True, None, None)
 
 
 def test_noise_costs_recall_and_the_limit_decides():
@@ -129,18 +194,23 @@ def test_noise_costs_recall_and_the_limit_decides():
     assert not result.passes(result.drop - 0.001)
 
 
-def test_the_reference_is_run_once_for_all_candidates():
+@pytest.mark.parametrize("task", [RECALL, TOP1], ids=["recall", "top1"])
+@pytest.mark.parametrize(
+    "reference", [exact, constant, with_nan], ids=["good", "no-better-than-chance", "not-judged"]
+)
+def test_the_reference_is_run_once_for_all_candidates(task, reference):
     calls = []
 
     def counted(feed):
         calls.append(1)
-        return exact(feed)
+        return reference(feed)
 
-    one = bench(reference=counted)
-    one.result(exact)
+    one = bench(task, reference=counted)
+    results = [one.result(exact)]
     first = len(calls)
-    assert one.result(exact).passes(0.0)
+    results += [one.result(run) for run in (exact, constant, exact)]
     assert len(calls) == first > 0
+    assert {result.passes(0.0) for result in results} == ({True, False} if reference is exact else {False})
 
 
 def test_two_that_are_equally_near_are_no_hit():
@@ -149,10 +219,66 @@ def test_two_that_are_equally_near_are_no_hit():
     assert recall_hits(queries, [np.array([1.0, 0.0]), np.array([0.0, 1.0])], [0]).all()
 
 
+def test_answers_in_one_place_or_another_of_the_batch_are_equally_near():
+    """The same text stands twice under another mask, say: what rounding makes of their order is no finding."""
+    rng = np.random.default_rng(2)
+    answers = [row.astype(np.float32) for row in rng.normal(size=(50, 384))]
+    twins = [*answers, *(row * np.float32(3) for row in answers)]
+    assert recall_hits(answers, answers, range(50)).all()
+    assert not recall_hits(answers, twins, range(50)).any()
+
+
 def test_top1_counts_every_position_of_every_sample():
     wanted = [np.array([[0.1, 0.9], [0.8, 0.2]]), np.array([[0.3, 0.7]])]
     got = [np.array([[0.2, 0.8], [0.1, 0.9]]), np.array([[0.4, 0.6]])]
-    assert top1_hits(wanted, got).tolist() == [True, False, True]
+    assert top1_hits([greatest(one) for one in wanted], got).tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "got", "hit"),
+    [
+        pytest.param([0.1, 0.9, 0.2], [0.5, 0.5, 0.1], False, id="undecided-is-no-hit"),
+        pytest.param([0.9, 0.1, 0.2], [0.5, 0.5, 0.1], False, id="nor-where-argmax-takes-the-right-one"),
+        pytest.param([0.5, 0.5, 0.1], [0.1, 0.9, 0.2], True, id="either-of-two-that-the-reference-has"),
+        pytest.param([0.5, 0.5, 0.1], [0.1, 0.2, 0.9], False, id="neither-of-them"),
+    ],
+)
+def test_top1_of_values_that_are_equal(wanted, got, hit):
+    assert top1_hits([greatest(np.array(wanted))], [np.array(got)]).tolist() == [hit]
+
+
+def by_rows(feed):
+    """y [batch, rows, 8]: each position's class is its greatest x; what padding adds answers at random."""
+    lengths = (feed["x"] != 0).any(axis=2).sum(axis=1)
+    answer = feed["x"].copy()
+    rng = np.random.default_rng(len(feed["x"]) + int(feed["x"].shape[1]))
+    for row, length in zip(answer, lengths, strict=True):
+        row[length:] = rng.normal(size=row[length:].shape)
+    return {"y": answer}
+
+
+def wrong_in_padding(feed):
+    answer = by_rows(feed)["y"]
+    answer[(feed["x"] == 0).all(axis=2)] = 0
+    return {"y": answer}
+
+
+def test_padding_is_nobody_s_answer_and_a_batch_that_was_filled_up_counts_once():
+    """Batches of 4 over 10 samples of 2 to 6 rows: each is padded to its longest, the last with the first sample."""
+    axes = {"batch": {"min": 4, "opt": 4, "max": 5, "buckets": [5]}}
+    axes["rows"] = spec_dict()["model"]["axes"]["rows"]
+    dims = {"outputs": [{"name": "y", "dtype": "float32", "dims": ["batch", "rows", 8]}], "axes": axes}
+    samples = [one for size in (2, 6, 3, 4, 5) for one in rows_of(2, size=size, seed=size)]
+    one = TaskBench(spec(TOP1, **dims), samples, None, by_rows)
+    result = one.result(wrong_in_padding)
+    assert (result.samples, result.value, result.why) == (2 * (2 + 6 + 3 + 4 + 5), 1.0, None)
+
+    def wrong_in_the_last_row(feed):
+        answer = by_rows(feed)["y"]
+        answer[:, -1] *= -1
+        return {"y": answer}
+
+    assert one.result(wrong_in_the_last_row).value < 1.0
 
 
 def test_a_drop_of_exactly_the_limit_passes():
@@ -176,85 +302,3 @@ def test_a_candidate_that_drops_too_far_is_turned_down_with_its_numbers():
     untold = Measured(name="int8", precision="int8", cosine=1.0, p50_ms=1.0)
     assert not passes(untold, bars, 0.01)
     assert passes(untold, bars, None)
-
-
-def pair_lines(n, *, seed=9):
-    queries = rows_of(n, seed=seed)
-    halves = zip(queries, near(queries, 0.05), strict=True)
-    return [json.dumps({"query": _plain(q), "answer": _plain(a)}) for q, a in halves]
-
-
-def _plain(sample):
-    return {"x": sample["x"].round(4).tolist()}
-
-
-def made(tmp_path, lines, *, task=RECALL, **changes):
-    checkpoint = write_checkpoint(tmp_path / "ckpt", EMBEDDER)
-    if lines is not None:
-        (checkpoint / "pairs.jsonl").write_text("\n".join(lines) + "\n")
-    model = {"outputs": [{"name": "y", "dtype": "float32", "dims": ["batch", 32]}]}
-    store, release = released(tmp_path / "store", checkpoint, task=task, model=model, **changes)
-    export_release(store, release)
-    calibrate_release(store, release)
-    build_release(store, release, ARCH)
-    folder = store.get("engine", release.keys.engine(ARCH)).path
-    return json.loads((folder / "report.json").read_text())
-
-
-def test_every_candidate_of_a_real_build_has_its_task_in_the_report(tmp_path):
-    report = made(tmp_path, pair_lines(40))
-    assert {"fp32", "int8-minmax"} <= set(report["candidates"])
-    for name, candidate in report["candidates"].items():
-        task = candidate["task"]
-        assert (task["metric"], task["samples"]) == ("recall_at_1", 40), name
-        assert 0.9 < task["value"] <= 1.0
-    assert report["candidates"]["fp32"]["task"]["drop"] == 0.0
-
-
-@pytest.mark.parametrize(
-    ("lines", "error", "says"),
-    [
-        pytest.param(None, FatalError, "there is no such file", id="no-file"),
-        pytest.param(pair_lines(1), PairError, "1 different answers, 2 or more", id="one-answer"),
-        pytest.param([*pair_lines(3), "{"], PairError, "pairs, line 4: no JSON", id="no-json"),
-        pytest.param([*pair_lines(2), '{"query": {}}'], PairError, 'line 3: no object of "query"', id="half"),
-    ],
-)
-def test_pairs_that_cannot_be_used_are_an_error_with_the_line(tmp_path, lines, error, says):
-    with pytest.raises(error, match=says):
-        made(tmp_path, lines)
-
-
-def test_a_pair_that_calibrates_is_refused(tmp_path):
-    checkpoint = write_checkpoint(tmp_path / "other", EMBEDDER)
-    first = json.loads((checkpoint / "samples.jsonl").read_text().splitlines()[0])
-    stolen = json.dumps({"query": first, "answer": _plain(rows_of(1)[0])})
-    with pytest.raises(PairError, match="query is sample 1, which calibrates"):
-        made(tmp_path, [*pair_lines(2), stolen])
-
-
-def close_lines(n, *, seed=11):
-    """Pairs with an answer beside each that INT8 cannot tell from it, since one step of it is far wider."""
-    rng = np.random.default_rng(seed)
-    lines = []
-    for base in rows_of(n // 2, seed=seed):
-        for _ in range(2):
-            answer = base["x"] + rng.normal(size=base["x"].shape) * 1e-3
-            query = answer + rng.normal(size=answer.shape) * 1e-5
-            halves = {"query": query, "answer": answer}
-            lines.append(json.dumps({side: {"x": half.round(7).tolist()} for side, half in halves.items()}))
-    return lines
-
-
-def test_int8_of_a_high_cosine_that_fails_the_task_gives_fp32_which_nobody_asked_for(tmp_path):
-    report = made(tmp_path, close_lines(40), precisions=["int8"])
-    assert report["chosen"] == "fp32"
-    assert report["candidates"]["fp32"]["task"]["value"] == 1.0
-    int8 = {name: one for name, one in report["candidates"].items() if name != "fp32"}
-    assert set(int8) >= {"int8-minmax", "int8-percentile"}
-    for name, one in int8.items():
-        value, drop = one["task"]["value"], one["task"]["drop"]
-        assert one["accuracy"]["y"]["cosine_min"] > 0.98, name
-        assert drop > 0.1, name
-        says = f"recall_at_1 {value:.3g}, {drop:.3g} below fp32's 1 (limit 0.01)"
-        assert report["rejected"][name] == says
