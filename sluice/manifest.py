@@ -146,7 +146,7 @@ class EngineManifest(Part):
         """Read `manifest.json`. Raises ManifestError with every problem in it."""
         try:
             raw = json.loads(data) if isinstance(data, str | bytes) else dict(data)
-        except (ValueError, RecursionError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise ManifestError.of(f"no JSON: {error}") from error
         try:
             return cls.model_validate(raw)
