@@ -152,12 +152,18 @@ def test_each_script_says_how_it_is_used(script):
     assert (ran.returncode, ran.stdout) == (2, "")
 
 
-def test_the_pack_carries_the_cuda_and_driver_bindings_whose_names_are_checked():
-    lines = [
-        line for line in Path(OFFLINE / "wheels.txt").read_text().splitlines() if not line.startswith("#")
-    ]
-    assert all(" --hash=sha256:" in line for line in lines)
-    packed = {line.split(" ")[0] for line in lines}
+def test_the_image_and_the_pack_carry_the_cuda_and_driver_bindings_whose_names_are_checked():
+    """Names held against another version than the one that is installed were held against nothing."""
+    worker = pins(OFFLINE.parent / "tensorrt_worker" / "requirements.txt")
+    packed = pins(OFFLINE / "wheels.txt")
+    assert all(" --hash=sha256:" in line for line in packed.values())
     held = {name for name in offered.requirements() if name.startswith(("cuda-bindings", "nvidia-ml-py"))}
     assert len(held) == 2
-    assert held < packed
+    assert held < set(packed)
+    assert held < set(worker)
+
+
+def pins(path):
+    """The lines of a list of requirements by `name==version`."""
+    lines = [line.strip() for line in path.read_text().splitlines() if not line.startswith("#")]
+    return {re.split("[ ;]", line)[0]: line for line in lines if line}

@@ -275,7 +275,7 @@ BROKEN = {
     ),
     "of-cuda": ("cudart.cudaGone()", "cudart.cudaGone is not in 12.9.10"),
     "a-member-of-cuda": ("cudart.cudaError_t.cudaGone", "cudart.cudaError_t.cudaGone is not in 12.9.10"),
-    "of-the-driver": ("pynvml.nvmlGone()", "pynvml.nvmlGone is not in 13.615.71"),
+    "of-the-driver": ("pynvml.nvmlGone()", "pynvml.nvmlGone is not in 13.580.126"),
 }
 
 
