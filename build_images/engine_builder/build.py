@@ -97,7 +97,7 @@ def _chosen(bench: Bench) -> tuple[dict[str, Profile], Choice]:
     bars = {name: bar.cosine for name, bar in request.spec.accuracy.items()}
     max_drop = request.spec.task.max_drop if request.spec.task else None
     if FALLBACK not in {*profiles, *failed} and not any(
-        passes(one, bars) for one in _measured(profiles, bench)
+        passes(one, bars, max_drop) for one in _measured(profiles, bench)
     ):
         more, more_failed = bench.profile([fallback(request)])
         profiles |= more
