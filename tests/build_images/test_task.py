@@ -14,7 +14,7 @@ from calibration.candidates import calibrate_release
 from sluice.errors import FatalError
 from sluice.pairs import PairError, Pairs
 from sluice.spec import parse_spec
-from tests.build_images.support import ARCH, released, spec_dict, write_checkpoint
+from tests.build_images.support import ARCH, MLP, released, spec_dict, write_checkpoint
 
 EMBEDDER = """
 import torch
@@ -231,3 +231,19 @@ def test_a_pair_that_calibrates_is_refused(tmp_path):
     stolen = json.dumps({"query": first, "answer": _plain(rows_of(1)[0])})
     with pytest.raises(PairError, match="query is sample 1, which calibrates"):
         made(tmp_path, [*pair_lines(2), stolen])
+
+
+def test_fp32_is_built_when_what_was_asked_for_is_near_enough_and_fails_at_the_task(tmp_path):
+    store, release = released(
+        tmp_path / "store",
+        write_checkpoint(tmp_path / "ckpt", MLP, samples=120),
+        precisions=["int8"],
+        numerics={"samples": 80},
+        accuracy={"int8": {"cosine": 0.5}},
+        task={**TOP1, "max_drop": 0.0},
+    )
+    export_release(store, release)
+    calibrate_release(store, release)
+    choice = build_release(store, release, ARCH)
+    assert choice.name == "fp32"
+    assert "top1" in choice.rejected["int8-minmax"]
