@@ -23,6 +23,7 @@ from sluice.spec_types import RECALL_AT_1
 
 TIE: Final = 1e-9  # cosines nearer than this are equal: sums of one row differ by as much with its place
 QUERIES_AT_ONCE: Final = 1024
+NO_PAIRS: Final = Pairs(queries=(), answers=(), own=())
 Rows = Sequence[np.ndarray]  # one sample's answer each, without the batch dimension
 
 
@@ -98,7 +99,7 @@ def read_pairs(folder: Path, samples: Path, spec: ReleaseSpec) -> Pairs | None:
 
 
 class UnusableError(ValueError):
-    """Answers that say nothing about the task; the text is the reason. Never leaves this module."""
+    """Answers that say nothing about the task; the text is the reason. `TaskBench` turns it into a result."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +144,8 @@ class TaskBench:
 
     def _known(self, metric: str) -> _Reference | str:
         """What the reference does, or why nothing can be judged by it."""
+        if metric == RECALL_AT_1 and not (self.pairs and self.pairs.queries):
+            return "there are no pairs"
         try:
             known = self._of_pairs() if metric == RECALL_AT_1 else self._of_samples()
         except UnusableError as error:
@@ -157,7 +160,7 @@ class TaskBench:
         return _Reference(samples=places, value=1.0, blind=blind_top1(tops), tops=tops)
 
     def _of_pairs(self) -> _Reference:
-        own = self.pairs.own if self.pairs else ()
+        own = (self.pairs or NO_PAIRS).own
         value = self._recall(self.reference)
         return _Reference(samples=len(own), value=value, blind=int(np.bincount(own).max()) / len(own))
 
@@ -165,10 +168,9 @@ class TaskBench:
         return float(top1_hits(tops, self._answers(run, self.samples)).mean())
 
     def _recall(self, run: Run) -> float:
-        if self.pairs is None or not self.pairs.queries:
-            raise UnusableError("there are no pairs")
-        queries, found = (list(self._answers(run, side)) for side in (self.pairs.queries, self.pairs.answers))
-        return float(recall_hits(queries, found, self.pairs.own).mean())
+        pairs = self.pairs or NO_PAIRS
+        queries, found = (list(self._answers(run, side)) for side in (pairs.queries, pairs.answers))
+        return float(recall_hits(queries, found, pairs.own).mean())
 
     def _answers(self, run: Run, samples: Sequence[Sample]) -> Iterator[np.ndarray]:
         task, model = self.spec.task, self.spec.model

@@ -1,4 +1,4 @@
-"""The whole way of a task: from the file of pairs to what is served, and what a file must not be."""
+"""The whole way of a task with a model that is exported and calibrated here."""
 
 import json
 
@@ -9,7 +9,6 @@ from build_images.engine_builder.build import build_release
 from build_images.engine_builder.task import read_pairs
 from build_images.exporter.export import export_release
 from calibration.candidates import calibrate_release
-from sluice.errors import FatalError
 from sluice.pairs import PairError
 from tests.build_images.support import ARCH, released, write_checkpoint
 from tests.build_images.test_task import RECALL, near, rows_of, spec
@@ -62,28 +61,6 @@ def test_every_candidate_of_a_real_build_has_its_task_in_the_report(tmp_path):
         assert (task["metric"], task["samples"]) == ("recall_at_1", 40), name
         assert 0.9 < task["value"] <= 1.0
     assert report["candidates"]["fp32"]["task"]["drop"] == 0.0
-
-
-def test_a_file_that_is_missing_stops_a_build_with_the_field_and_the_folder(tmp_path):
-    with pytest.raises(
-        FatalError, match=r"task\.pairs is pairs\.jsonl: there is no such file in .*; write it"
-    ):
-        made(tmp_path, None)
-
-
-def test_a_pair_that_calibrates_stops_a_build_where_int8_is_built_and_nowhere_else(tmp_path):
-    checkpoint = write_checkpoint(tmp_path, EMBEDDER)
-    samples = (checkpoint / "samples.jsonl").read_text().splitlines()
-
-    def read(sample, **changes):
-        stolen = json.dumps({"query": _plain(rows_of(1)[0]), "answer": json.loads(samples[sample])})
-        (checkpoint / "pairs.jsonl").write_text("\n".join([*pair_lines(2), stolen]))
-        return read_pairs(checkpoint, checkpoint / "samples.jsonl", spec(RECALL, **changes))
-
-    with pytest.raises(PairError, match="pairs, line 3: answer is sample 20, which calibrates"):
-        read(19)
-    assert len(read(20).queries) == 3  # the first that does not calibrate
-    assert len(read(19, precisions=["fp32"]).queries) == 3
 
 
 def test_a_file_in_another_encoding_is_named(tmp_path):
