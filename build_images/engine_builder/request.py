@@ -12,6 +12,7 @@ from build_images.engine_builder.task import read_pairs
 from sluice.digest import sha256_json
 from sluice.model_inputs import Sample, wanted_samples
 from sluice.pairs import Pairs
+from sluice.plan import TENSORRT, TENSORRT_RTX
 from sluice.release import Release
 from sluice.spec import ReleaseSpec, Target
 from sluice.spec_types import INT8_FORMS, METHODS, int8_file, mixed_name
@@ -35,6 +36,11 @@ class BuildRequest:
     samples: Sequence[Sample]
     pairs: Pairs | None
     store: Store | None
+
+    @property
+    def strips_weights(self) -> bool:
+        """Whether plans hold no weights. A backend that optimises while it loads reads no build options."""
+        return self.target.backend in (TENSORRT, TENSORRT_RTX) and self.target.build.strip_weights
 
     @classmethod
     def of_release(cls, store: Store, release: Release, arch: str) -> Self:
