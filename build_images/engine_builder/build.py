@@ -90,7 +90,7 @@ def _found(request: BuildRequest, backend: Backend, work: Path) -> tuple[Outcome
 
 
 def _chosen(bench: Bench) -> tuple[dict[str, Profile], Choice]:
-    """The asked-for precisions first; FP32 as well when none of them is built and accurate enough."""
+    """The asked-for precisions first; FP32 as well when none of them is built and good enough, at the task too."""
     request = bench.request
     candidates, left_out = candidates_of(request, bench.backend, bench.work)
     profiles, failed = bench.profile(candidates)

@@ -39,8 +39,8 @@ class Choice:
     rejected: Mapping[str, str]
 
 
-def passes(one: Measured, bars: Mapping[str, float], max_drop: float | None = None) -> bool:
-    """Whether it is accurate enough to be served. NaN is not."""
+def passes(one: Measured, bars: Mapping[str, float], max_drop: float | None) -> bool:
+    """Whether it is accurate enough to be served, and good enough at the task. NaN is not. max_drop: as in `choose`."""
     return _why_fails(one, bars, max_drop) is None
 
 

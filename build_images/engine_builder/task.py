@@ -17,6 +17,7 @@ from build_images.engine_builder.runs import Run
 from sluice.errors import FatalError
 from sluice.model_inputs import Sample, batch, batches, shapes_of, wanted_samples
 from sluice.pairs import Pairs, parse_pairs
+from sluice.signature import TensorSpec
 from sluice.spec import ReleaseSpec
 from sluice.spec_types import RECALL_AT_1
 
@@ -83,7 +84,7 @@ def read_pairs(folder: Path, samples: Path, spec: ReleaseSpec) -> Pairs | None:
 
 
 class UnusableError(ValueError):
-    """Answers that say nothing about the task; the text is the reason. Never leaves this module."""
+    """Answers that say nothing about the task; the text is the reason. `TaskBench` turns it into a result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +148,7 @@ class TaskBench:
         return answers(run, samples, self.spec, next(one for one in model.outputs if one.name == name))
 
 
-def answers(run: Run, samples: Sequence[Sample], spec: ReleaseSpec, output: Any) -> Rows:
+def answers(run: Run, samples: Sequence[Sample], spec: ReleaseSpec, output: TensorSpec) -> Rows:
     """Each sample's answer, cut to the sample's own sizes: what padding answers is nobody's answer.
 
     In batches of the least size, all of them full. Raises UnusableError.
@@ -171,7 +172,7 @@ def answers(run: Run, samples: Sequence[Sample], spec: ReleaseSpec, output: Any)
     return [_cut(row, one, spec, output) for row, one in zip(rows, samples, strict=False)]
 
 
-def _cut(row: np.ndarray, sample: Sample, spec: ReleaseSpec, output: Any) -> np.ndarray:
+def _cut(row: np.ndarray, sample: Sample, spec: ReleaseSpec, output: TensorSpec) -> np.ndarray:
     """Without what padding added."""
     inputs = spec.model.inputs
     shape = shapes_of(batch([sample], inputs), inputs, [output])[output.name]

@@ -171,15 +171,18 @@ def _docstrings() -> frozenset[str]:
 
 
 def main() -> None:
-    """`python -m local.demo.checkpoint OUT [--texts N] [--requests FILE]`."""
+    """`python -m local.demo.checkpoint OUT [--texts N] [--pairs N] [--requests FILE]`."""
     parser = argparse.ArgumentParser(prog="python -m local.demo.checkpoint", description=__doc__)
     parser.add_argument("out", type=Path, help="folder to write")
     parser.add_argument("--texts", type=int, default=TEXTS_DEFAULT, help="samples (default %(default)s)")
+    parser.add_argument(
+        "--pairs", type=int, default=PAIRS_DEFAULT, help="pairs at most (default %(default)s)"
+    )
     parser.add_argument("--requests", type=Path, help="file to write the other texts to, for a load to send")
     args = parser.parse_args()
     # The Rust tokenizer spreads over every core by default; the demo shares them with live traffic.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    print(make_checkpoint(args.out, texts=args.texts))
+    print(make_checkpoint(args.out, texts=args.texts, pairs=args.pairs))
     if args.requests:
         print(write_requests(args.requests, texts=args.texts))
 
