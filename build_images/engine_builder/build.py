@@ -67,7 +67,7 @@ def build_engine(request: BuildRequest, backend: Backend, folder: Path) -> tuple
 
 def _found(request: BuildRequest, backend: Backend, work: Path) -> tuple[Outcome, Bench]:
     """Build, measure and choose. Raises NoStoreError, NoEngineError, and what the backend raises for FP32."""
-    if request.target.build.strip_weights and request.store is None:
+    if request.strips_weights and request.store is None:
         raise NoStoreError("strip_weights")
     cache = BuildCache.begin(request, backend, work / "timing.cache")
     bench = Bench(backend=backend, request=request, work=work, cache=cache.file if cache else None)

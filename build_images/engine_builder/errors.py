@@ -137,6 +137,14 @@ class NoPlanError(FatalError):
         return "if it ran out of memory raise targets[].resources.memory or lower build.workspace_mib, else the model"
 
 
+class ModelRefusedError(NoPlanError):
+    """The library does not take this ONNX; its own words are the reason."""
+
+    @property
+    def next_step(self) -> str:
+        return "check the model's operators and opset against this version of the library"
+
+
 class BuildTimeError(FatalError):
     """A build over its time limit: fatal, since the same build takes as long the next time."""
 

@@ -18,7 +18,7 @@ FILE = "weights.onnx"
 
 def keep_weights(request: BuildRequest, candidate: Candidate) -> str | None:
     """Publish the candidate's ONNX for plans without weights; its digest. None where plans carry their own."""
-    if not request.target.build.strip_weights or request.store is None:
+    if not request.strips_weights or request.store is None:
         return None
     source, beside = candidate.source, _beside(candidate.source)
     digest = digest_of(source)

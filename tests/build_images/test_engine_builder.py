@@ -232,6 +232,38 @@ def test_int8_that_is_not_accurate_enough_gives_fp32_and_says_why(tmp_path):
     assert "not int8-minmax: cosine" in choice.reason
 
 
+def test_a_candidate_that_the_library_does_not_take_leaves_the_others(tmp_path, built):
+    release = built[1]
+    store, _ = released(tmp_path / "store", write_checkpoint(tmp_path / "ckpt", MLP, samples=40))
+    export_release(store, release)
+    whole = built[0].get("calibration", release.keys.calibration)
+    with store.staged("calibration", release.keys.calibration) as draft:
+        for name in whole.receipt.files:
+            (draft.path / name).write_bytes((whole.path / name).read_bytes())
+        model = onnx.load(draft.path / "int8_minmax.onnx")
+        model.graph.node[-1].op_type = "NoSuchOperator"
+        onnx.save(model, draft.path / "int8_minmax.onnx")
+        draft.publish(whole.facts)
+    choice = build_release(store, release, ARCH)
+    assert "NoSuchOperator" in choice.rejected["int8-minmax"]
+    assert "int8-percentile" in {*choice.rejected, choice.name}
+
+
+def test_options_of_plans_mean_nothing_to_a_backend_that_has_none(tmp_path):
+    options = {"strip_weights": True, "timing_cache": "ab" * 32, "hardware_compatibility": "ampere_plus"}
+    store, release = released(
+        tmp_path / "store",
+        write_checkpoint(tmp_path / "ckpt", MLP),
+        precisions=["fp32"],
+        targets=[{**spec_dict()["targets"][0], "build": options}],
+    )
+    export_release(store, release)
+    build_release(store, release, ARCH)
+    manifest = json.loads((store.path("engine", release.keys.engine(ARCH)) / "manifest.json").read_text())
+    assert (manifest["weights_sha256"], manifest["timing_cache_sha256"]) == (None, None)
+    assert not (store.root / "weights").exists()
+
+
 def test_a_model_of_nan_builds_nothing(tmp_path):
     checkpoint = write_checkpoint(tmp_path / "ckpt", MLP)
     store, release = released(tmp_path / "store", checkpoint, precisions=["fp32"])

@@ -32,7 +32,7 @@ def write(folder, seed, beside):
 
 
 def request(store):
-    return SimpleNamespace(store=store, target=SimpleNamespace(build=SimpleNamespace(strip_weights=True)))
+    return SimpleNamespace(store=store, strips_weights=True)
 
 
 @pytest.mark.parametrize("beside", [None, "fp16.onnx.data", "elsewhere.bin"])
