@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import subprocess
 import sys
 
@@ -49,6 +50,13 @@ def measured(name, cosine, p50_ms):
         pytest.param(
             [measured("fp32", 1.0, 9.0), measured("int8-minmax", float("nan"), 4.0)],
             ("fp32", "int8"), "fp32", "cosine nan < 0.98", id="nan-loses",
+        ),
+        *(
+            pytest.param(
+                [measured("int8-minmax", 1.0, no_time), measured("fp32", 1.0, 9.0)],
+                ("fp32", "int8"), "fp32", f"its p50 is {no_time} ms", id=f"a-time-of-{no_time}-loses",
+            )
+            for no_time in (float("nan"), 0.0, float("inf"))
         ),
         pytest.param(
             [measured("fp32", 1.0, 9.0), measured("int8-minmax", 0.5, 4.0)],
@@ -349,6 +357,13 @@ def test_timing_states_its_n_and_rows_per_second():
     assert (one.n, one.mean_ms, one.p50_ms, one.rows_per_s) == (2, 3.0, 3.0, 1000.0)
     with pytest.raises(ValueError, match="no run"):
         timing([], rows=1)
+    for host, device, says in (
+        ([2.0, math.nan], (), "a run took nan"),
+        ([2.0, 0.0], (), r"a run took 0\.0"),
+        ([2.0, 4.0], [1.0, math.nan], "kernels took nan"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            timing(host, 3, device)
 
 
 @pytest.mark.parametrize(("cpu", "threads"), [("1", 1), ("500m", 1), ("1500m", 2), ("2", 2)])
