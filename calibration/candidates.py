@@ -14,6 +14,7 @@ import onnx
 import onnxruntime
 
 from artifacts.store import Store
+from calibration.cache import CACHE_FILE, cache_of
 from calibration.emit import Weighted, activation_scale, quantized_weights, weighted_operators
 from calibration.mixed import (
     JUDGED,
@@ -48,7 +49,8 @@ def calibrate_release(store: Store, release: Release) -> list[str]:
 def calibrate(checkpoint: Path, onnx_file: Path, spec: ReleaseSpec, folder: Path) -> dict[str, Any]:
     """Write an INT8 file for each method of the spec, in each form that a target needs; return the report.
 
-    Where the best method misses the spec's bar, one more that leaves the noisiest operators in FP32.
+    Where the best method misses the spec's bar, one more that leaves the noisiest operators in FP32. `cache.json` keeps
+    the histograms and every method's ranges.
     """
     samples = calibration_samples(checkpoint, spec)
     model = onnx.load(str(onnx_file))
@@ -63,8 +65,10 @@ def calibrate(checkpoint: Path, onnx_file: Path, spec: ReleaseSpec, folder: Path
     judge = _Judge(onnx_file, samples[:JUDGED], spec.model.inputs)
     methods: dict[str, Any] = {}
     written: dict[str, Quantized] = {}
+    found: dict[str, dict[str, tuple[float, float]]] = {}
     for method in spec.calibration.methods:
         ranges = {name: find_range(histogram, method) for name, histogram in histograms.items()}
+        found[method] = ranges
         made = {
             one: Quantized(model=model, operators=operators, weights=weights, ranges=ranges, form=one)
             for one in forms
@@ -75,10 +79,13 @@ def calibrate(checkpoint: Path, onnx_file: Path, spec: ReleaseSpec, folder: Path
         methods[method] |= {**counts, "cosine": cosine, "ranges": _reported(ranges, histograms)}
         written[method] = made[form]
     methods |= _mixed(methods, written, judge, spec, folder)
+    dataset = dataset_sha256(samples)
+    cache = cache_of(model, histograms, found, samples=len(samples), dataset_sha256=dataset)
+    (folder / CACHE_FILE).write_text(cache.to_json(), encoding="utf-8")
     return {
         "schema": 1,
         "samples": len(samples),
-        "dataset_sha256": dataset_sha256(samples),
+        "dataset_sha256": dataset,
         "bins": BINS,
         "onnxruntime": onnxruntime.__version__,
         "judged": len(judge.samples),
