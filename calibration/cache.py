@@ -16,7 +16,7 @@ from typing import Annotated, Any, Final, Literal, Self
 import numpy as np
 import onnx
 import onnxruntime
-from pydantic import BeforeValidator, Field, PlainSerializer
+from pydantic import BeforeValidator, Field, PlainSerializer, Strict
 
 from calibration.graph import Graph, graph_of, weights_sha256
 from calibration.ranges import BINS, Histogram
@@ -65,8 +65,8 @@ Counts = Annotated[
     BeforeValidator(decoded),
     PlainSerializer(encoded, return_type=str),
 ]
-Least = Annotated[float, Field(le=0)]  # a range contains zero
-Most = Annotated[float, Field(ge=0)]
+Least = Annotated[float, Strict(), Field(le=0)]  # a range contains zero
+Most = Annotated[float, Strict(), Field(ge=0)]
 
 
 class Range(Part):
