@@ -183,6 +183,7 @@ def counts_of(values):
 
 
 ONE_BIN = counts_of([0, 5] + [0] * (BINS - 2))
+STREAM = base64.b64decode(ONE_BIN)
 BROKEN = [
     pytest.param("schema", 2, id="schema"),
     pytest.param("samples", 0, id="no-samples"),
@@ -197,6 +198,8 @@ BROKEN = [
     pytest.param("tensors.x.counts", base64.b64encode(b"no zlib").decode(), id="no-zlib"),
     pytest.param("tensors.x.counts", counts_of([1] * (BINS - 1)), id="too-few"),
     pytest.param("tensors.x.counts", counts_of([1] * (BINS + 1)), id="too-many"),
+    pytest.param("tensors.x.counts", base64.b64encode(STREAM[:-4]).decode(), id="cut-short"),
+    pytest.param("tensors.x.counts", base64.b64encode(STREAM + b"more").decode(), id="more-behind"),
     pytest.param("tensors.x.counts", counts_of([0] * BINS), id="nothing-counted"),
     pytest.param("tensors.x.counts", counts_of([-1] + [2] * (BINS - 1)), id="negative"),
     pytest.param("tensors.x.ranges", {}, id="no-ranges"),
