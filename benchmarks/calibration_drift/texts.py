@@ -28,10 +28,10 @@ PLACEHOLDER: Final = re.compile(r"\{\{.*?\}\}|\$t\(.*?\)")
 STATEMENTS: Final = (ast.Assign, ast.AugAssign, ast.Return, ast.Raise, ast.Import, ast.ImportFrom)
 
 
-def code_texts() -> list[str]:
-    """Simple statements of the standard library's top modules."""
+def code_texts(pattern: str = "*.py") -> list[str]:
+    """Simple statements of the standard library's top modules. pattern: of their files."""
     found = set()
-    for path in Path(sysconfig.get_path("stdlib")).glob("*.py"):
+    for path in Path(sysconfig.get_path("stdlib")).glob(pattern):
         for node in ast.walk(ast.parse(path.read_bytes())):
             if isinstance(node, STATEMENTS) or (
                 isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)

