@@ -65,32 +65,44 @@ def calibrate(checkpoint: Path, onnx_file: Path, spec: ReleaseSpec, folder: Path
     judge = _Judge(onnx_file, samples[:JUDGED], spec.model.inputs)
     methods: dict[str, Any] = {}
     written: dict[str, Quantized] = {}
-    found: dict[str, dict[str, tuple[float, float]]] = {}
-    for method in spec.calibration.methods:
-        ranges = {name: find_range(histogram, method) for name, histogram in histograms.items()}
-        found[method] = ranges
+    counts = {"operators": len(operators), "activations": len(tensors), "weights": len(weights)}
+    for method, ranges in _kept(model, histograms, spec, samples, folder).items():
         made = {
             one: Quantized(model=model, operators=operators, weights=weights, ranges=ranges, form=one)
             for one in forms
         }
         methods[method] = _written(made, operators, method, folder)
-        counts = {"operators": len(operators), "activations": len(tensors), "weights": len(weights)}
         cosine = judge(folder / int8_file(form, method))
         methods[method] |= {**counts, "cosine": cosine, "ranges": _reported(ranges, histograms)}
         written[method] = made[form]
     methods |= _mixed(methods, written, judge, spec, folder)
-    dataset = dataset_sha256(samples)
-    cache = cache_of(model, histograms, found, samples=len(samples), dataset_sha256=dataset)
-    (folder / CACHE_FILE).write_text(cache.to_json(), encoding="utf-8")
     return {
         "schema": 1,
         "samples": len(samples),
-        "dataset_sha256": dataset,
+        "dataset_sha256": dataset_sha256(samples),
         "bins": BINS,
         "onnxruntime": onnxruntime.__version__,
         "judged": len(judge.samples),
         "methods": methods,
     }
+
+
+def _kept(
+    model: onnx.ModelProto,
+    histograms: Mapping[str, Histogram],
+    spec: ReleaseSpec,
+    samples: Sequence[Sample],
+    folder: Path,
+) -> dict[str, dict[str, tuple[float, float]]]:
+    """Write `cache.json`; return {method: {tensor: its range}}."""
+    found = {
+        method: {name: find_range(histogram, method) for name, histogram in histograms.items()}
+        for method in spec.calibration.methods
+    }
+    dataset = dataset_sha256(samples)
+    cache = cache_of(model, histograms, found, samples=len(samples), dataset_sha256=dataset)
+    (folder / CACHE_FILE).write_text(cache.to_json(), encoding="utf-8")
+    return found
 
 
 class _Judge:

@@ -1,14 +1,28 @@
 """A calibration leaves in TensorRT's text format with the scales of its signed form, to the bit."""
 
+import runpy
 import struct
+import sys
 
 import numpy as np
 import pytest
 
-from calibration.__main__ import main
 from calibration.emit import signed_scale
 from calibration.tensorrt_cache import TensorrtCacheError, from_tensorrt, to_tensorrt
 from tests.calibration.test_cache import METHODS, made
+
+
+@pytest.fixture
+def main(monkeypatch):
+    """The exit code of `python -m calibration` with these words."""
+
+    def run(words):
+        monkeypatch.setattr(sys, "argv", ["calibration", *words])
+        with pytest.raises(SystemExit) as done:
+            runpy.run_module("calibration", run_name="__main__", alter_sys=True)
+        return done.value.code
+
+    return run
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -21,7 +35,7 @@ def test_the_scales_come_back_to_the_bit(tmp_path, method):
         assert np.float32(scales[name]) == signed_scale(found.low, found.high)[0]
 
 
-def test_the_command_writes_what_a_calibrator_reads(tmp_path, capsys):
+def test_the_command_writes_what_a_calibrator_reads(main, tmp_path, capsys):
     cache, _ = made(tmp_path)
     (tmp_path / "cache.json").write_text(cache.to_json())
     words = ["export", "--cache", str(tmp_path / "cache.json"), "--method", "percentile"]
@@ -46,7 +60,7 @@ def test_the_command_writes_what_a_calibrator_reads(tmp_path, capsys):
         (["--cache", "/nowhere/cache.json"], "check the path"),
     ],
 )
-def test_a_wrong_call_ends_with_three_and_the_next_step(tmp_path, capsys, change, said):
+def test_a_wrong_call_ends_with_three_and_the_next_step(main, tmp_path, capsys, change, said):
     (tmp_path / "cache.json").write_text(made(tmp_path)[0].to_json())
     words = {"--cache": str(tmp_path / "cache.json"), "--method": "minmax", "--out": str(tmp_path / "out")}
     words[change[0]] = change[1]
@@ -55,7 +69,7 @@ def test_a_wrong_call_ends_with_three_and_the_next_step(tmp_path, capsys, change
     assert not (tmp_path / "out").exists()
 
 
-def test_a_document_that_is_no_cache_is_named(tmp_path, capsys):
+def test_a_document_that_is_no_cache_is_named(main, tmp_path, capsys):
     (tmp_path / "cache.json").write_text("{}")
     words = ["--cache", str(tmp_path / "cache.json"), "--method", "minmax", "--out", str(tmp_path / "out")]
     assert main(["export", *words]) == 3
@@ -93,8 +107,6 @@ def test_a_name_that_would_break_the_lines_is_refused(tmp_path):
         to_tensorrt(broken, "minmax")
 
 
-def test_the_pods_own_command_is_as_it_was(tmp_path, capsys):
-    with pytest.raises(SystemExit) as left:
-        main(["--store", str(tmp_path)])
-    assert left.value.code == 2
+def test_the_pods_own_command_is_as_it_was(main, tmp_path, capsys):
+    assert main(["--store", str(tmp_path)]) == 2
     assert "--release" in capsys.readouterr().err
