@@ -7,12 +7,12 @@ pointer to the newest costs time and nothing else.
 """
 
 import os
-import tempfile
+import secrets
 from pathlib import Path
 from typing import Final
 
 from artifacts.store import ArtifactMissingError, Store
-from sluice.digest import sha256_bytes, sha256_json
+from sluice.digest import is_sha256, sha256_bytes, sha256_json
 
 KIND: Final = "timing_cache"
 FILE: Final = "cache.bin"
@@ -27,10 +27,10 @@ class TimingCaches:
     def newest(self, device: str, sm_count: int, version: str) -> str | None:
         """Digest of the newest cache for this device and library; None when there is none."""
         try:
-            digest = self._pointer(device, sm_count, version).read_text(encoding="utf-8").strip()
+            digest = self._pointer(device, sm_count, version).read_bytes().decode("ascii", "replace").strip()
         except FileNotFoundError:
             return None
-        return digest if self._store.has(KIND, digest) else None
+        return digest if is_sha256(digest) and self._store.has(KIND, digest) else None
 
     def read(self, digest: str) -> bytes:
         """Its bytes. Raises ArtifactMissingError or ArtifactCorruptError."""
@@ -48,10 +48,17 @@ class TimingCaches:
                 draft.publish({"device": device, "sm_count": sm_count, "tensorrt": version})
         pointer = self._pointer(device, sm_count, version)
         pointer.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=pointer.parent)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(digest)
-        Path(name).replace(pointer)
+        written = pointer.with_name(
+            f"{pointer.name}.{secrets.token_hex(8)}"
+        )  # readable for whom the store is
+        try:
+            with written.open("x", encoding="utf-8") as file:
+                file.write(digest)
+                file.flush()
+                os.fsync(file.fileno())
+            written.replace(pointer)
+        finally:
+            written.unlink(missing_ok=True)
         return digest
 
     def _pointer(self, device: str, sm_count: int, version: str) -> Path:

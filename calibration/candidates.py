@@ -14,6 +14,7 @@ import onnx
 import onnxruntime
 
 from artifacts.store import Store
+from calibration.cache import CACHE_FILE, cache_of
 from calibration.emit import Weighted, activation_scale, quantized_weights, weighted_operators
 from calibration.mixed import (
     JUDGED,
@@ -48,7 +49,8 @@ def calibrate_release(store: Store, release: Release) -> list[str]:
 def calibrate(checkpoint: Path, onnx_file: Path, spec: ReleaseSpec, folder: Path) -> dict[str, Any]:
     """Write an INT8 file for each method of the spec, in each form that a target needs; return the report.
 
-    Where the best method misses the spec's bar, one more that leaves the noisiest operators in FP32.
+    Where the best method misses the spec's bar, one more that leaves the noisiest operators in FP32. `cache.json` keeps
+    the histograms and every method's ranges.
     """
     samples = calibration_samples(checkpoint, spec)
     model = onnx.load(str(onnx_file))
@@ -63,14 +65,13 @@ def calibrate(checkpoint: Path, onnx_file: Path, spec: ReleaseSpec, folder: Path
     judge = _Judge(onnx_file, samples[:JUDGED], spec.model.inputs)
     methods: dict[str, Any] = {}
     written: dict[str, Quantized] = {}
-    for method in spec.calibration.methods:
-        ranges = {name: find_range(histogram, method) for name, histogram in histograms.items()}
+    counts = {"operators": len(operators), "activations": len(tensors), "weights": len(weights)}
+    for method, ranges in _kept(model, histograms, spec, samples, folder).items():
         made = {
             one: Quantized(model=model, operators=operators, weights=weights, ranges=ranges, form=one)
             for one in forms
         }
         methods[method] = _written(made, operators, method, folder)
-        counts = {"operators": len(operators), "activations": len(tensors), "weights": len(weights)}
         cosine = judge(folder / int8_file(form, method))
         methods[method] |= {**counts, "cosine": cosine, "ranges": _reported(ranges, histograms)}
         written[method] = made[form]
@@ -84,6 +85,24 @@ def calibrate(checkpoint: Path, onnx_file: Path, spec: ReleaseSpec, folder: Path
         "judged": len(judge.samples),
         "methods": methods,
     }
+
+
+def _kept(
+    model: onnx.ModelProto,
+    histograms: Mapping[str, Histogram],
+    spec: ReleaseSpec,
+    samples: Sequence[Sample],
+    folder: Path,
+) -> dict[str, dict[str, tuple[float, float]]]:
+    """Write `cache.json`; return {method: {tensor: its range}}."""
+    found = {
+        method: {name: find_range(histogram, method) for name, histogram in histograms.items()}
+        for method in spec.calibration.methods
+    }
+    dataset = dataset_sha256(samples)
+    cache = cache_of(model, histograms, found, samples=len(samples), dataset_sha256=dataset)
+    (folder / CACHE_FILE).write_text(cache.to_json(), encoding="utf-8")
+    return found
 
 
 class _Judge:

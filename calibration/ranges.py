@@ -56,7 +56,7 @@ def collect(
     """
     if not samples:
         raise CalibrationError("no samples: nothing was calibrated", "fill the file that model.samples names")
-    session = _tapped(model, tensors, work)
+    session = tapped(model, tensors, work)
     low, high = dict.fromkeys(tensors, 0.0), dict.fromkeys(tensors, 0.0)  # a range contains zero
     for values in _passes(session, tensors, samples, inputs):
         for name, array in values.items():
@@ -69,7 +69,7 @@ def collect(
     counts = {name: np.zeros(BINS, dtype=np.int64) for name in tensors}
     for values in _passes(session, tensors, samples, inputs):
         for name, array in values.items():
-            counts[name] += _count(array, low[name], high[name])
+            counts[name] += count(array, low[name], high[name])
     return {name: Histogram(low=low[name], high=high[name], counts=counts[name]) for name in tensors}
 
 
@@ -156,7 +156,8 @@ def _quantized(values: np.ndarray, low: float, high: float) -> np.ndarray:
     return np.round((np.clip(values, low, high) - low) / step) * step + low
 
 
-def _count(array: np.ndarray, low: float, high: float) -> np.ndarray:
+def count(array: np.ndarray, low: float, high: float) -> np.ndarray:
+    """How many values lie in each of BINS bins from low to high; int64. Those outside count at the ends."""
     if not low < high:  # the tensor was zero everywhere
         counts = np.zeros(BINS, dtype=np.int64)
         counts[0] = array.size
@@ -165,15 +166,15 @@ def _count(array: np.ndarray, low: float, high: float) -> np.ndarray:
     return np.bincount(np.clip(place, 0, BINS - 1), minlength=BINS)
 
 
-def _tapped(model: onnx.ModelProto, tensors: Sequence[str], work: Path) -> onnxruntime.InferenceSession:
-    """A session whose outputs are the tensors themselves."""
-    tapped = onnx.ModelProto()
-    tapped.CopyFrom(model)
-    del tapped.graph.output[:]
+def tapped(model: onnx.ModelProto, tensors: Sequence[str], work: Path) -> onnxruntime.InferenceSession:
+    """A session whose outputs are the tensors themselves. work: a folder for its files."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    del copy.graph.output[:]
     float32 = onnx.TensorProto.FLOAT
-    tapped.graph.output.extend(onnx.helper.make_tensor_value_info(name, float32, None) for name in tensors)
+    copy.graph.output.extend(onnx.helper.make_tensor_value_info(name, float32, None) for name in tensors)
     path = work / "tapped.onnx"
-    onnx.save_model(tapped, str(path), save_as_external_data=True, location="tapped.data")
+    onnx.save_model(copy, str(path), save_as_external_data=True, location="tapped.data")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3

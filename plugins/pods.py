@@ -53,24 +53,56 @@ class PodRetryPolicy(RetryPolicy):
     def evaluate(
         self, exception: BaseException, try_number: int, max_tries: int, context: Any = None
     ) -> RetryDecision:
-        """Exit codes 2, 3 and 5 fail at once; anything else (4, a lost node, an eviction) uses the task's retries."""
+        """Exit codes 2, 3 and 5 fail at once; anything else (4, a lost node, an eviction) uses the task's retries.
+
+        Whatever is decided says why: the operator's own error has no word of an eviction or of too little memory.
+        """
         task = context["task"] if context else None
-        code = exit_code(getattr(task, "remote_pod", None), getattr(task, "base_container_name", "base"))
+        pod, container = getattr(task, "remote_pod", None), getattr(task, "base_container_name", "base")
+        code = exit_code(pod, container)
+        words = str(exception) if pod is None else last_words(pod, container)
         if code in (EXIT_USAGE, EXIT_FATAL):
-            return RetryDecision.fail(f"the pod ended with exit code {code}: a retry cannot mend it")
+            return RetryDecision.fail(f"the pod ended with exit code {code}, a retry cannot mend it: {words}")
         if code == EXIT_WRONG_DEVICE:  # the scheduler goes by labels: it would pick the same node again
-            why = "its node is not what its label says, and a retry would land there again"
-            return RetryDecision.fail(f"the pod ended with exit code {code}: {why}")
-        return RetryDecision.default()
+            why = f"{_place(pod)} is not what its label says, and a retry would land there again"
+            return RetryDecision.fail(f"the pod ended with exit code {code}, {why}: {words}")
+        ended = "no exit code is known" if code is None else f"the pod ended with exit code {code}"
+        tries = "no try is left" if try_number > max_tries else "it is tried again"
+        return RetryDecision.retry(reason=f"{ended}, {tries}: {words}")
 
 
 def exit_code(pod: Any, container: str) -> int | None:
     """The exit code of `container` in a V1Pod; None when it has not ended or is not known."""
+    ended = _ended(pod, container)
+    return None if ended is None else int(ended.exit_code)
+
+
+def last_words(pod: Any, container: str) -> str:
+    """Why a V1Pod ended: its last `error:` line, else what Kubernetes says of it, and its last line: a container that
+    was killed leaves a line of its work, which is no reason."""
+    ended, status = _ended(pod, container), pod.status
+    said = ((ended and ended.message) or "").strip().splitlines()
+    errors = [line.removeprefix("error: ") for line in said if line.startswith("error: ")]
+    if errors:
+        return errors[-1]
+    reason = (
+        ended.reason if ended and ended.reason != "Error" else None
+    )  # which Kubernetes says of any exit code
+    facts = (status and status.reason, status and status.message, reason, said[-1] if said else None)
+    return ", ".join(fact for fact in facts if fact) or "it left no message; see its log and its events"
+
+
+def _ended(pod: Any, container: str) -> Any:
     statuses = pod.status.container_statuses if pod is not None and pod.status else None
     for status in statuses or ():
         if status.name == container and status.state and status.state.terminated:
-            return int(status.state.terminated.exit_code)
+            return status.state.terminated
     return None
+
+
+def _place(pod: Any) -> str:
+    labels = ", ".join(f"{name}={value}" for name, value in sorted((pod.spec.node_selector or {}).items()))
+    return f"node {pod.spec.node_name} ({labels})"
 
 
 def step(

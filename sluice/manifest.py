@@ -71,7 +71,8 @@ class EngineManifest(Part):
     FP32 ONNX. accuracy_of: what was run for it; the engine itself unless it cannot run where it is built.
     performance: by measure with its unit in the name, or `{"measured": false, "why": ...}`. device: what it was
     built on. builder_image: as the spec names it. timing_cache_sha256: the cache that would rebuild it, in the store.
-    weights_sha256: of the ONNX that a plan without weights is filled from. profiles: `[{input: {least, best, most}}]`.
+    weights_sha256: key, in the store, of the ONNX that a plan without weights is filled from.
+    profiles: `[{input: {least, best, most}}]`.
     """
 
     schema_: Annotated[Literal[1], Field(alias="schema")] = 1
@@ -146,7 +147,7 @@ class EngineManifest(Part):
         """Read `manifest.json`. Raises ManifestError with every problem in it."""
         try:
             raw = json.loads(data) if isinstance(data, str | bytes) else dict(data)
-        except (ValueError, RecursionError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise ManifestError.of(f"no JSON: {error}") from error
         try:
             return cls.model_validate(raw)

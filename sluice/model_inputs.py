@@ -70,10 +70,17 @@ def parse_samples(
     text: str, inputs: Sequence[TensorSpec], axes: Mapping[str, AxisRange], *, limit: int | None = None
 ) -> tuple[Sample, ...]:
     """The first `limit` samples (all without one). SampleError on the first bad line and on no sample at all."""
-    lines = [line for line in text.splitlines() if line.strip()][:limit]
+    lines = list(itertools.islice(filled_lines(text), limit))
     if not lines:
         raise SampleError(0, "the file holds no sample")
-    return tuple(_sample(number, line, inputs, axes) for number, line in enumerate(lines, start=1))
+    return tuple(sample_of(number, json_of(number, line), inputs, axes) for number, line in lines)
+
+
+def filled_lines(text: str) -> Iterator[tuple[int, str]]:
+    """Every line that is not empty, with its number in the file (from 1), as an editor counts them."""
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield number, line
 
 
 def wanted_samples(
@@ -172,10 +179,6 @@ def _stretched(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return array
 
 
-def _sample(number: int, line: str, inputs: Sequence[TensorSpec], axes: Mapping[str, AxisRange]) -> Sample:
-    return sample_of(number, json_of(number, line), inputs, axes)
-
-
 def json_of(number: int, line: str) -> Any:
     """The line's value. Raises SampleError with this number of a line."""
     try:
@@ -198,8 +201,11 @@ def sample_of(
 def _array(number: int, spec: TensorSpec, value: Any, axes: Mapping[str, AxisRange]) -> np.ndarray:
     try:
         array = np.asarray(value, dtype=spec.dtype)
+        given = np.asarray(value)
     except (ValueError, TypeError, OverflowError) as error:
         raise SampleError(number, f"{spec.name} is no {spec.dtype} array ({error})") from error
+    if given.size and given.dtype.kind not in ("biuf" if array.dtype.kind == "f" else "biu"):
+        raise SampleError(number, f"{spec.name} is no {spec.dtype} array (it holds {given.dtype} values)")
     if array.ndim != len(spec.dims) - 1:
         raise SampleError(number, f"{spec.name} has {array.ndim} dimensions, wanted {list(spec.dims[1:])}")
     for dim, size in zip(spec.dims[1:], array.shape, strict=True):

@@ -1,8 +1,8 @@
 """Queries and their own answers: what an embedding is judged by.
 
 Problem: a metric over pairs that cannot fail says nothing: one answer for all, a query that is its own answer, a text
-that the INT8 ranges were found on. Invariant: there are two different answers at least, no query is its own answer,
-and no half of a pair is a calibration sample.
+that the INT8 ranges were found on, one query counted a hundred times. Invariant: there are two different answers at
+least, each query stands once and is not its own answer, and no half of a pair is a calibration sample.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from sluice.model_inputs import AxisRange, Sample, SampleError, json_of, sample_of
+from sluice.model_inputs import AxisRange, Sample, SampleError, filled_lines, json_of, sample_of
 from sluice.signature import TensorSpec
 
 Identity = tuple[tuple[str, tuple[int, ...], bytes], ...]
@@ -49,23 +49,25 @@ def parse_pairs(
     Raises PairError on the first bad line, on no pair, and on a single answer, which every query would find.
     """
     held = {identity(sample): number for number, sample in enumerate(calibrated, start=1)}
-    queries: list[Sample] = []
+    queries: dict[Identity, tuple[int, Sample]] = {}
     answers: dict[Identity, tuple[int, Sample]] = {}
     own: list[int] = []
-    lines = [line for line in text.splitlines() if line.strip()]
-    for number, line in enumerate(lines, start=1):
+    for number, line in filled_lines(text):
         query, answer = _pair(number, line, inputs, axes, held)
+        first, _ = queries.setdefault(identity(query), (number, query))
+        if first != number:
+            raise PairError(number, f"the query stands in line {first} already")
         place, _ = answers.setdefault(identity(answer), (len(answers), answer))
-        queries.append(query)
         own.append(place)
     if len(answers) < 2:
         raise PairError(0, f"the file holds {len(answers)} different answers, 2 or more are wanted")
-    return Pairs(queries=tuple(queries), answers=tuple(one for _, one in answers.values()), own=tuple(own))
+    asked, found = (tuple(one for _, one in side.values()) for side in (queries, answers))
+    return Pairs(queries=asked, answers=found, own=tuple(own))
 
 
 def identity(sample: Sample) -> Identity:
-    """Equal for equal samples: by name, shape and value."""
-    return tuple((name, sample[name].shape, sample[name].tobytes()) for name in sorted(sample))
+    """Equal for equal samples: by name, shape and value; -0.0 is 0.0."""
+    return tuple((name, sample[name].shape, (sample[name] + 0).tobytes()) for name in sorted(sample))
 
 
 def _pair(

@@ -181,7 +181,7 @@ def _builds(measured: Mapping[str, Any], ratios: Mapping[str, Any]) -> str:
 def _promise(numbered: tuple[int, Mapping[str, Any]]) -> Sequence[Any]:
     """(id, target, result); what each bar of the first two says stands in a table of its own."""
     number, line = numbered
-    if number > 1 or line["holds"] is True:
+    if number > 1 or line["holds"] is True or not line["value"]:
         reason = f": {line['reason']}" if line.get("reason") else ""
         return line["id"], line["target"], f"{MARKS[line['holds']]}{reason}"
     counts = Counter(row["holds"] for row in line["value"])

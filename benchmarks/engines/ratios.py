@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from benchmarks.engines.sides import EAGER
+from sluice.cost import per_million
 
 P99: Final = "P99 of eager by P99 of the engine, one row"
 THROUGHPUT: Final = "rows/s of the engine by rows/s of eager, largest bucket"
 MEMORY: Final = "peak device memory saved, as a share of eager's"
 COSINE: Final = "least FP16 cosine to PyTorch FP32"
 RECALL_DROP: Final = "INT8 recall@1 lost"
-SECONDS_PER_HOUR, MILLION = 3600.0, 1e6
 
 
 def at(found: Any, *path: str) -> Any:
@@ -96,8 +96,24 @@ def explained(what: str, measured: Mapping[str, Any]) -> str:
         )
     if what == COSINE:
         return f"the worst of the samples; the mean is {at(engine, 'accuracy')}"
-    builds = {step: at(steps, step, "build_seconds") for step in ("cold_build", "warm_build")}
-    return f"{builds}" if what != RECALL_DROP else f"{_int8(measured)}"
+    if what == RECALL_DROP:
+        return _int8_in_words(_int8(measured))
+    builds = {step: at(steps, step, "build_seconds") or {} for step in ("cold_build", "warm_build")}
+    told = (
+        f"{step} {', '.join(f'{n} {_seconds(s)}' for n, s in one.items())}" for step, one in builds.items()
+    )
+    return "; ".join(told).replace("_", " ")
+
+
+def _int8_in_words(one: Mapping[str, Any]) -> str:
+    task = one.get("task") or {}
+    why = f"; not chosen: {one['why_not_chosen']}" if one.get("why_not_chosen") else ""
+    samples, value, reference = (task.get(name) for name in ("samples", "value", "reference"))
+    return f"{one['candidate']} has {value} of {samples} pairs where FP32 has {reference}{why}"
+
+
+def _seconds(value: Any) -> str:
+    return f"{value:.1f} s" if _number(value) else "-"
 
 
 def _cosines(measured: Mapping[str, Any]) -> dict[str, Any]:
@@ -176,7 +192,7 @@ def _cost(measured: Mapping[str, Any]) -> dict[str, float | None]:
     rates = {side: at(one, measured["largest"], "rows_per_s") for side, one in sides_of(measured).items()}
     rates["engine"] = at(engine_of(measured), "timings", measured["largest"], "rows_per_s")
     return {
-        side: price / SECONDS_PER_HOUR / rate * MILLION if _number(rate) and rate > 0 else None
+        side: per_million(price, rate)
         for side, rate in rates.items()
         if side != "onnxruntime_cpu"  # another machine than the one that has the price
     }

@@ -18,6 +18,7 @@ from sluice.errors import EXIT_USAGE, FatalError
 from sluice.spec import parse_spec
 
 FROM_STORE, FROM_FILES = ("store", "release"), ("onnx", "spec", "samples", "out")
+MAY_BE = ("calibration", "caches")  # with files only
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -41,10 +42,11 @@ def main(argv: list[str] | None = None) -> int:
     files.add_argument("--caches", type=Path, help="folder that keeps timing caches between builds")
     files.add_argument("--out", type=Path, help="folder to write; must be empty or not there")
     args = parser.parse_args(argv)
-    given = {name for name in (*FROM_STORE, *FROM_FILES) if getattr(args, name) is not None}
+    names = (*FROM_STORE, *FROM_FILES, *MAY_BE)
+    given = {name for name in names if getattr(args, name) is not None}
     if given == set(FROM_STORE):
         return run(lambda: _from_store(Store(args.store), args.release, args.target))
-    if given == set(FROM_FILES):
+    if given - set(MAY_BE) == set(FROM_FILES):
         return run(lambda: _from_files(args))
     told = [" ".join(f"--{name}" for name in names) for names in (FROM_STORE, FROM_FILES)]
     print(f"error: give --target and either {told[0]}, or {told[1]}", file=sys.stderr)
@@ -64,12 +66,11 @@ def _from_store(store: Store, digest: str, arch: str) -> None:
 
 def _from_files(args: argparse.Namespace) -> None:
     from build_images.engine_builder.build import build_engine, ready_backend
-    from build_images.engine_builder.request import BuildRequest
+    from build_images.engine_builder.request import BuildRequest, text_of
 
+    _check_paths(args)
     out: Path = args.out
-    if out.is_dir() and any(out.iterdir()):
-        raise FatalError(f"--out {out} is not empty", "name an empty folder, or one that is not there yet")
-    spec = parse_spec(args.spec.read_text(encoding="utf-8"), os.environ)
+    spec = parse_spec(text_of(args.spec), os.environ)
     with ready_backend(spec, args.target) as backend:
         request = BuildRequest.of_files(
             spec,
@@ -82,6 +83,22 @@ def _from_files(args: argparse.Namespace) -> None:
         out.mkdir(parents=True, exist_ok=True)
         _, choice = build_engine(request, backend, out)
     print(f"built: {out} for {args.target}: {choice.reason}")
+
+
+def _check_paths(args: argparse.Namespace) -> None:
+    """Before hours are spent on what cannot be read or written. Raises FatalError."""
+    for name in ("onnx", "spec", "samples"):
+        if not (path := getattr(args, name)).is_file():
+            why = "is no file" if path.exists() else "is not there"
+            raise FatalError(f"--{name} {path} {why}", f"name the file that --help tells of under --{name}")
+    for name in ("calibration", "caches", "out"):
+        path = getattr(args, name)
+        if path is not None and path.exists() and not path.is_dir():
+            raise FatalError(f"--{name} {path} is no folder", "name a folder")
+    if args.out.is_dir() and any(args.out.iterdir()):
+        raise FatalError(
+            f"--out {args.out} is not empty", "name an empty folder, or one that is not there yet"
+        )
 
 
 if __name__ == "__main__":

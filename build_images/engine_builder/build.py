@@ -67,7 +67,7 @@ def build_engine(request: BuildRequest, backend: Backend, folder: Path) -> tuple
 
 def _found(request: BuildRequest, backend: Backend, work: Path) -> tuple[Outcome, Bench]:
     """Build, measure and choose. Raises NoStoreError, NoEngineError, and what the backend raises for FP32."""
-    if request.target.build.strip_weights and request.store is None:
+    if request.strips_weights and request.store is None:
         raise NoStoreError("strip_weights")
     cache = BuildCache.begin(request, backend, work / "timing.cache")
     bench = Bench(backend=backend, request=request, work=work, cache=cache.file if cache else None)
@@ -90,14 +90,14 @@ def _found(request: BuildRequest, backend: Backend, work: Path) -> tuple[Outcome
 
 
 def _chosen(bench: Bench) -> tuple[dict[str, Profile], Choice]:
-    """The asked-for precisions first; FP32 as well when none of them is built and accurate enough."""
+    """The asked-for precisions first; FP32 as well when none of them is built and good enough, at the task too."""
     request = bench.request
     candidates, left_out = candidates_of(request, bench.backend, bench.work)
     profiles, failed = bench.profile(candidates)
     bars = {name: bar.cosine for name, bar in request.spec.accuracy.items()}
     max_drop = request.spec.task.max_drop if request.spec.task else None
     if FALLBACK not in {*profiles, *failed} and not any(
-        passes(one, bars) for one in _measured(profiles, bench)
+        passes(one, bars, max_drop) for one in _measured(profiles, bench)
     ):
         more, more_failed = bench.profile([fallback(request)])
         profiles |= more

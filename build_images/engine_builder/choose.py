@@ -6,6 +6,7 @@ a reason that names the numbers, for the winner and for each that was turned dow
 not called inaccurate.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -39,14 +40,16 @@ class Choice:
     rejected: Mapping[str, str]
 
 
-def passes(one: Measured, bars: Mapping[str, float], max_drop: float | None = None) -> bool:
-    """Whether it is accurate enough to be served. NaN is not."""
+def passes(one: Measured, bars: Mapping[str, float], max_drop: float | None) -> bool:
+    """Whether it is accurate enough to be served, and good enough at the task. NaN is not. max_drop: as in `choose`."""
     return _why_fails(one, bars, max_drop) is None
 
 
 def _why_fails(one: Measured, bars: Mapping[str, float], max_drop: float | None) -> str | None:
     if not one.cosine >= bars[one.precision]:
         return f"cosine {one.cosine:.4f} < {bars[one.precision]:g}"
+    if one.p50_ms is not None and not 0 < one.p50_ms < math.inf:
+        return f"its p50 is {one.p50_ms} ms, which is no time"
     if max_drop is None:
         return None
     if one.task is None:

@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from sluice.errors import EXIT_WRONG_DEVICE, FatalError, RetryableError
+from sluice.errors import EXIT_WRONG_DEVICE, FatalError, RetryableError, SluiceError
 
 
 class WrongDeviceError(FatalError):
@@ -137,6 +137,14 @@ class NoPlanError(FatalError):
         return "if it ran out of memory raise targets[].resources.memory or lower build.workspace_mib, else the model"
 
 
+class ModelRefusedError(NoPlanError):
+    """The library does not take this ONNX; its own words are the reason."""
+
+    @property
+    def next_step(self) -> str:
+        return "check the model's operators and opset against this version of the library"
+
+
 class BuildTimeError(FatalError):
     """A build over its time limit: fatal, since the same build takes as long the next time."""
 
@@ -153,108 +161,73 @@ class BuildTimeError(FatalError):
         return "raise targets[].build.time_limit_s, or lower build.optimization_level"
 
 
-class NoDeviceError(FatalError):
+class _ReasonError(FatalError):
+    """What cannot be done, and the library's own words. `said` has both in it, `step` is what to do."""
+
+    said: ClassVar[str]
+    step: ClassVar[str]
+
+    def __init__(self, what: str, reason: str) -> None:
+        super().__init__(what, reason)
+        self.what, self.reason = what, reason
+
+    @property
+    def message(self) -> str:
+        return self.said.format(what=self.what, reason=self.reason)
+
+    @property
+    def next_step(self) -> str:
+        return self.step
+
+
+class NoDeviceError(_ReasonError):
     """There is no GPU where one must be."""
 
-    def __init__(self, what: str, reason: str) -> None:
-        super().__init__(what, reason)
-        self.what, self.reason = what, reason
-
-    @property
-    def message(self) -> str:
-        return f"{self.what}: this machine shows no GPU: {self.reason}"
-
-    @property
-    def next_step(self) -> str:
-        return "build where the target's GPU is: look at the node's driver and device plugin, and targets[].selector"
+    said = "{what}: this machine shows no GPU: {reason}"
+    step = (
+        "build where the target's GPU is: look at the node's driver and device plugin, and targets[].selector"
+    )
 
 
-class NoLibraryError(FatalError):
+class NoLibraryError(_ReasonError):
     """The Python that should import TensorRT does not."""
 
-    def __init__(self, what: str, reason: str) -> None:
-        super().__init__(what, reason)
-        self.what, self.reason = what, reason
-
-    @property
-    def message(self) -> str:
-        return f"{self.what} cannot be imported by {self.reason}"
-
-    @property
-    def next_step(self) -> str:
-        return (
-            "set SLUICE_TENSORRT_PYTHON to a Python that has tensorrt, numpy, cuda-bindings and nvidia-ml-py"
-        )
+    said = "{what} cannot be imported by {reason}"
+    step = "set SLUICE_TENSORRT_PYTHON to a Python that has tensorrt, numpy, cuda-bindings and nvidia-ml-py"
 
 
-class NotLoadedError(FatalError):
+class NotLoadedError(_ReasonError):
     """The library refuses a plan; the reason is its own."""
 
-    def __init__(self, what: str, reason: str) -> None:
-        super().__init__(what, reason)
-        self.what, self.reason = what, reason
-
-    @property
-    def message(self) -> str:
-        return f"{self.what} cannot be loaded: {self.reason}"
-
-    @property
-    def next_step(self) -> str:
-        return "build it again on the GPU and with the TensorRT that will run it"
+    said = "{what} cannot be loaded: {reason}"
+    step = "build it again on the GPU and with the TensorRT that will run it"
 
 
-class NotOfferedError(FatalError):
-    """An option of the spec that the installed library does not have."""
+class NotOfferedError(_ReasonError):
+    """An option of the spec, `what`, that the installed library does not have."""
 
-    def __init__(self, option: str, reason: str) -> None:
-        super().__init__(option, reason)
-        self.option, self.reason = option, reason
-
-    @property
-    def message(self) -> str:
-        return f"targets[].build.{self.option} cannot be had: {self.reason}"
-
-    @property
-    def next_step(self) -> str:
-        return "take the option out, or build from an image with a newer TensorRT (targets[].image)"
+    said = "targets[].build.{what} cannot be had: {reason}"
+    step = "take the option out, or build from an image with a newer TensorRT (targets[].image)"
 
 
-class TimingCacheError(FatalError):
+class TimingCacheError(_ReasonError):
     """A timing cache that does not belong to this device and version."""
 
-    def __init__(self, what: str, reason: str) -> None:
-        super().__init__(what, reason)
-        self.what, self.reason = what, reason
-
-    @property
-    def message(self) -> str:
-        return f"{self.what}: the timing cache is refused: {self.reason}"
-
-    @property
-    def next_step(self) -> str:
-        return (
-            "name a cache that was written on this device by this version, or set build.timing_cache: reuse"
-        )
+    said = "{what}: the timing cache is refused: {reason}"
+    step = "name a cache that was written on this device by this version, or set build.timing_cache: reuse"
 
 
-class ReplayMissError(FatalError):
+class ReplayMissError(_ReasonError):
     """A replay that met a layer which its timing cache does not know."""
 
-    def __init__(self, what: str, reason: str) -> None:
-        super().__init__(what, reason)
-        self.what, self.reason = what, reason
-
-    @property
-    def message(self) -> str:
-        return f"{self.what}: the replay needed timings that its cache does not hold: {self.reason}"
-
-    @property
-    def next_step(self) -> str:
-        return "build once with build.timing_cache: reuse, then replay the cache that its manifest names"
+    said = "{what}: the replay needed timings that its cache does not hold: {reason}"
+    step = "build once with build.timing_cache: reuse, then replay the cache that its manifest names"
 
 
-class DeviceMemoryError(FatalError):
-    """Too little memory on a GPU that was free: the same build needs as much the next time."""
+class _MemoryError(SluiceError):
+    """Too little memory on the GPU. free_bytes: what was free before this process took any."""
+
+    said: ClassVar[str]
 
     def __init__(self, what: str, reason: str, free_bytes: int, total_bytes: int) -> None:
         super().__init__(what, reason, free_bytes, total_bytes)
@@ -262,25 +235,24 @@ class DeviceMemoryError(FatalError):
 
     @property
     def message(self) -> str:
-        free, total = self.free_bytes / 2**30, self.total_bytes / 2**30
-        return f"{self.what}: out of GPU memory, {free:.1f} of {total:.1f} GiB were free: {self.reason}"
+        sizes = {"free": self.free_bytes / 2**30, "total": self.total_bytes / 2**30}
+        return f"{self.what}: out of GPU memory, {self.said.format(**sizes)}: {self.reason}"
+
+
+class DeviceMemoryError(_MemoryError, FatalError):
+    """The GPU was free: the same build needs as much the next time."""
+
+    said = "{free:.1f} of {total:.1f} GiB were free"
 
     @property
     def next_step(self) -> str:
         return "lower max of the axes in model.axes, or build.workspace_mib"
 
 
-class DeviceBusyError(RetryableError):
-    """Too little memory on a GPU that somebody else uses too."""
+class DeviceBusyError(_MemoryError, RetryableError):
+    """Somebody else uses the GPU too."""
 
-    def __init__(self, what: str, reason: str, free_bytes: int, total_bytes: int) -> None:
-        super().__init__(what, reason, free_bytes, total_bytes)
-        self.what, self.reason, self.free_bytes, self.total_bytes = what, reason, free_bytes, total_bytes
-
-    @property
-    def message(self) -> str:
-        free, total = self.free_bytes / 2**30, self.total_bytes / 2**30
-        return f"{self.what}: out of GPU memory, others left {free:.1f} of {total:.1f} GiB: {self.reason}"
+    said = "others left {free:.1f} of {total:.1f} GiB"
 
     @property
     def next_step(self) -> str:

@@ -70,10 +70,12 @@ def rows_of(feed: Feed) -> int:
 
 
 def timing(host_ms: Sequence[float], rows: int, device_ms: Sequence[float] = ()) -> Timing:
-    """Summary of run times in ms. ValueError without any, and when there are not as many device times."""
+    """Summary of run times in ms. ValueError without any, on one that is no time, on another number of device times."""
     if not host_ms:
         raise ValueError("no run was measured")
     ms = np.asarray(host_ms, dtype=np.float64)
+    if not (np.isfinite(ms) & (ms > 0)).all():
+        raise ValueError(f"a run took {ms[~(np.isfinite(ms) & (ms > 0))][0]} ms")
     p50, p90, p95, p99 = (float(value) for value in np.percentile(ms, (50, 90, 95, 99)))
     return Timing(
         n=len(ms),
@@ -93,6 +95,8 @@ def _device(host_ms: np.ndarray, device_ms: Sequence[float]) -> dict[str, float]
     if len(device_ms) != len(host_ms):
         raise ValueError(f"{len(device_ms)} device times for {len(host_ms)} runs")
     ms = np.asarray(device_ms, dtype=np.float64)
+    if not (np.isfinite(ms) & (ms >= 0)).all():
+        raise ValueError(f"kernels took {ms[~(np.isfinite(ms) & (ms >= 0))][0]} ms")
     return {
         "device_mean_ms": float(ms.mean()),
         "device_p50_ms": float(np.percentile(ms, 50)),

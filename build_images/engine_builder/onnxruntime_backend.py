@@ -19,7 +19,12 @@ import onnxruntime
 
 from build_images.engine_builder.backend import Backend, Candidate, Layers
 from build_images.engine_builder.device import device_facts, require_arch
-from build_images.engine_builder.errors import LargestShapeError, NoRoomError, PeakMemoryError
+from build_images.engine_builder.errors import (
+    LargestShapeError,
+    ModelRefusedError,
+    NoRoomError,
+    PeakMemoryError,
+)
 from build_images.engine_builder.measure import Timing, measure
 from build_images.engine_builder.runs import Feed, Run
 from build_images.engine_builder.settings import BuildSettings
@@ -77,9 +82,9 @@ class OnnxRuntimeBackend:
             options.add_session_config_entry(f"session.{name}", value)
         try:
             _session(candidate.source, options)
-        except FatalError:
+        except FatalError as error:
             _blame_the_disk(engine)
-            raise
+            raise ModelRefusedError(candidate.name, error.message) from error
         return {}
 
     def open(self, engine: Path, *, threads: int) -> Run:

@@ -14,6 +14,7 @@ from typing import Final
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 from onnxruntime.transformers import float16
 
@@ -37,7 +38,7 @@ EXTERNAL_ABOVE_BYTES: Final = 1_000_000_000
 
 def write_fp16(source: Path, target: Path) -> None:
     """Write the FP16 form of `source`. FatalError when it is too large, or did not become what is claimed above."""
-    model = onnx.load(str(source))
+    model = _read(source)
     if sum(tensor.ByteSize() for tensor in model.graph.initializer) > LIMIT_BYTES:
         raise FatalError(
             f"{source.name} has more than 2 GB of weights, too many for one FP16 conversion", _LEAVE
@@ -66,7 +67,7 @@ def write_fp16(source: Path, target: Path) -> None:
 def flagged(source: Path, target: Path) -> tuple[Path, frozenset[str]]:
     """For a library whose flags decide the precision: a file with every node named, masks lowered, and the weights of
     Q/DQ pairs in FP32; and the names of the nodes that must stay in FP32. It is `source` where that is so already."""
-    model = onnx.load(str(source))
+    model = _read(source)
     changed = _quantize_within(model.graph)
     changed |= _name_nodes(model.graph)
     changed |= _lower_masks(model.graph)
@@ -77,6 +78,13 @@ def flagged(source: Path, target: Path) -> tuple[Path, frozenset[str]]:
     large = sum(tensor.ByteSize() for tensor in model.graph.initializer) > EXTERNAL_ABOVE_BYTES
     onnx.save_model(model, str(target), save_as_external_data=large, location=f"{target.name}.data")
     return target, frozenset(kept)
+
+
+def _read(source: Path) -> onnx.ModelProto:
+    try:
+        return onnx.load(str(source))
+    except DecodeError as error:
+        raise FatalError(f"{source} is no ONNX: {error}", "export the model again") from error
 
 
 def _quantize_within(graph: onnx.GraphProto) -> bool:

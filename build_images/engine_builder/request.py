@@ -10,8 +10,10 @@ from artifacts.store import Store
 from build_images.engine_builder.errors import NoCalibrationError
 from build_images.engine_builder.task import read_pairs
 from sluice.digest import sha256_json
+from sluice.errors import FatalError
 from sluice.model_inputs import Sample, wanted_samples
 from sluice.pairs import Pairs
+from sluice.plan import TENSORRT, TENSORRT_RTX
 from sluice.release import Release
 from sluice.spec import ReleaseSpec, Target
 from sluice.spec_types import INT8_FORMS, METHODS, int8_file, mixed_name
@@ -35,6 +37,11 @@ class BuildRequest:
     samples: Sequence[Sample]
     pairs: Pairs | None
     store: Store | None
+
+    @property
+    def strips_weights(self) -> bool:
+        """Whether plans hold no weights. A backend that optimises while it loads reads no build options."""
+        return self.target.backend in (TENSORRT, TENSORRT_RTX) and self.target.build.strip_weights
 
     @classmethod
     def of_release(cls, store: Store, release: Release, arch: str) -> Self:
@@ -106,13 +113,23 @@ def held_out(file: Path, spec: ReleaseSpec) -> tuple[Sample, ...]:
     used = spec.calibration.samples if "int8" in spec.precisions else 0
     wanted, field_name = spec.numerics.samples, "numerics.samples"
     return wanted_samples(
-        file.read_text(encoding="utf-8"),
+        text_of(file),
         spec.model.inputs,
         spec.model.axes,
         field_name=field_name,
         wanted=wanted,
         used=used,
     )
+
+
+def text_of(file: Path) -> str:
+    """Its text. Raises FatalError where it is none, OSError where it cannot be read."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise FatalError(
+            f"{file} is no UTF-8 text: {error.reason} at byte {error.start}", "write it as UTF-8"
+        ) from error
 
 
 def digest_of(path: Path) -> str:

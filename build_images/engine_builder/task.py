@@ -2,11 +2,11 @@
 
 Problem: a cosine of 0.99 may turn the greatest of a thousand classes into the second, or may not; only the task tells.
 Invariants: an answer that cannot be judged (missing, of another shape, not finite, a vector without length) never
-passes, and says why; a metric at which the FP32 ONNX itself is no better than chance lets nothing pass; of two that
-are equally near, neither is the nearest.
+passes, and says why; nor does what does not depend on the input, however the answers are spread; a metric at which the
+FP32 ONNX itself is no better than that lets nothing pass; of two that are equally near, neither is the nearest.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
@@ -16,13 +16,15 @@ import numpy as np
 from build_images.engine_builder.runs import Run
 from sluice.errors import FatalError
 from sluice.model_inputs import Sample, batch, batches, shapes_of, wanted_samples
-from sluice.pairs import Pairs, parse_pairs
+from sluice.pairs import PairError, Pairs, parse_pairs
+from sluice.signature import TensorSpec
 from sluice.spec import ReleaseSpec
 from sluice.spec_types import RECALL_AT_1
 
 TIE: Final = 1e-9  # cosines nearer than this are equal: sums of one row differ by as much with its place
 QUERIES_AT_ONCE: Final = 1024
-Rows = list[np.ndarray]  # one sample's answer each, without the batch dimension
+NO_PAIRS: Final = Pairs(queries=(), answers=(), own=())
+Rows = Sequence[np.ndarray]  # one sample's answer each, without the batch dimension
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,20 +32,27 @@ class TaskResult:
     """One engine at the task. reference, value: of the FP32 ONNX and of the engine, 0 to 1; drop: how far below.
 
     samples: answers compared (top1, every position of each) or queries asked (recall_at_1). drop is below 0 where the
-    engine is better. why: what made it worthless, None where it was judged.
+    engine is better. why: what made it worthless, None where it was judged. None: a number that nobody could measure.
     """
 
     metric: str
     samples: int
-    reference: float
-    value: float
-    drop: float
+    reference: float | None
+    value: float | None
+    drop: float | None
     why: str | None = None
 
     @classmethod
-    def of(cls, metric: str, samples: int, reference: float, value: float, why: str | None = None) -> Self:
+    def of(
+        cls,
+        metric: str,
+        samples: int,
+        reference: float | None,
+        value: float | None,
+        why: str | None = None,
+    ) -> Self:
         """The drop is rounded, so that 0.90 - 0.89 is no more than a limit of 0.01."""
-        drop = round(reference - value, 12)
+        drop = None if reference is None or value is None else round(reference - value, 12)
         return cls(metric=metric, samples=samples, reference=reference, value=value, drop=drop, why=why)
 
     def to_dict(self) -> dict[str, Any]:
@@ -52,12 +61,12 @@ class TaskResult:
 
     def passes(self, max_drop: float) -> bool:
         """Whether the engine is good enough. NaN is not, nor is what could not be judged."""
-        return self.samples > 0 and self.why is None and self.drop <= max_drop
+        return self.samples > 0 and self.why is None and self.drop is not None and self.drop <= max_drop
 
     def why_not(self, max_drop: float) -> str:
         """For a person, of one that does not pass."""
-        if self.why is not None:
-            return f"{self.metric}: {self.why}"
+        if self.why is not None or self.drop is None:
+            return f"{self.metric}: {self.why or 'not measured'}"
         below = f"{self.drop:.3g} below fp32's {self.reference:.3g}"
         return f"{self.metric} {self.value:.3g}, {below} (limit {max_drop:g})"
 
@@ -75,15 +84,35 @@ def read_pairs(folder: Path, samples: Path, spec: ReleaseSpec) -> Pairs | None:
         raise FatalError(f"task.pairs is {spec.task.pairs}: there is no such file in {folder}", step)
     calibrated: tuple[Sample, ...] = ()
     if "int8" in spec.precisions:
-        wanted, text = spec.calibration.samples, samples.read_text(encoding="utf-8")
         calibrated = wanted_samples(
-            text, model.inputs, model.axes, field_name="calibration.samples", wanted=wanted
+            samples.read_text(encoding="utf-8"),
+            model.inputs,
+            model.axes,
+            field_name="calibration.samples",
+            wanted=spec.calibration.samples,
         )
-    return parse_pairs(file.read_text(encoding="utf-8"), model.inputs, model.axes, calibrated=calibrated)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise PairError(0, f"no UTF-8 ({error})") from error
+    return parse_pairs(text, model.inputs, model.axes, calibrated=calibrated)
 
 
 class UnusableError(ValueError):
-    """Answers that say nothing about the task; the text is the reason. Never leaves this module."""
+    """Answers that say nothing about the task; the text is the reason. `TaskBench` turns it into a result."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Reference:
+    """The FP32 ONNX at the task. blind: the most that answers which do not depend on the input would get.
+
+    tops: where its greatest values stand, for top1.
+    """
+
+    samples: int
+    value: float
+    blind: float
+    tops: Rows = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,60 +123,68 @@ class TaskBench:
     samples: Sequence[Sample]
     pairs: Pairs | None
     reference: Run
-    _kept: dict[str, Any] = field(default_factory=dict)  # the reference is run once for all candidates
+    _kept: dict[str, _Reference | str] = field(default_factory=dict)  # run once for all candidates
 
     def result(self, run: Run) -> TaskResult | None:
         """None where the spec names no task."""
         if self.spec.task is None:
             return None
         metric = self.spec.task.metric
-        judged = self._recall_at_1 if metric == RECALL_AT_1 else self._top1
-        try:
-            return judged(run)
-        except UnusableError as error:
-            reference, samples = self._kept.get("reference", 0.0), self._kept.get("samples", 0)
-            return TaskResult.of(metric, samples, reference, 0.0, str(error))
-
-    def _top1(self, run: Run) -> TaskResult:
-        if "rows" not in self._kept:
-            rows = self._of_reference(self.samples)
-            self._kept.update({"rows": rows, "reference": 1.0, "samples": sum(_places(one) for one in rows)})
-        hits = top1_hits(self._kept["rows"], self._answers(run, self.samples))
-        return TaskResult.of("top1", hits.size, 1.0, float(hits.mean()))
-
-    def _recall_at_1(self, run: Run) -> TaskResult:
-        pairs = self.pairs
-        if pairs is None or not pairs.queries:
-            raise UnusableError("there are no pairs")
-        chance = 1 / len(pairs.answers)
         if "reference" not in self._kept:
-            found = self._of_reference(pairs.queries), self._of_reference(pairs.answers)
-            try:
-                share = float(recall_hits(*found, pairs.own).mean())
-            except UnusableError as error:
-                raise UnusableError(f"the fp32 onnx itself: {error}") from None
-            self._kept.update({"reference": share, "samples": len(pairs.queries)})
-        reference = self._kept["reference"]
-        if not reference > chance:
-            raise UnusableError(f"the fp32 onnx itself has {reference:.3g}, and chance {chance:.3g}")
-        found = self._answers(run, pairs.queries), self._answers(run, pairs.answers)
-        value = float(recall_hits(*found, pairs.own).mean())
-        why = None if value > chance else f"{value:.3g} is no better than chance, {chance:.3g}"
-        return TaskResult.of(RECALL_AT_1, len(pairs.queries), reference, value, why)
-
-    def _of_reference(self, samples: Sequence[Sample]) -> Rows:
+            self._kept["reference"] = self._known(metric)
+        known = self._kept["reference"]
+        if isinstance(known, str):
+            return TaskResult.of(metric, 0, None, None, known)
         try:
-            return self._answers(self.reference, samples)
+            value = self._recall(run) if metric == RECALL_AT_1 else self._top1(run, known.tops)
         except UnusableError as error:
-            raise UnusableError(f"the fp32 onnx itself: {error}") from None
+            return TaskResult.of(metric, known.samples, known.value, None, str(error))
+        why = None if value > known.blind else _blind(value, known.blind)
+        return TaskResult.of(metric, known.samples, known.value, value, why)
 
-    def _answers(self, run: Run, samples: Sequence[Sample]) -> Rows:
+    def _known(self, metric: str) -> _Reference | str:
+        """What the reference does, or why nothing can be judged by it."""
+        if metric == RECALL_AT_1 and not (self.pairs and self.pairs.queries):
+            return "there are no pairs"
+        try:
+            known = self._of_pairs() if metric == RECALL_AT_1 else self._of_samples()
+        except UnusableError as error:
+            return f"the fp32 onnx itself: {error}"
+        if not known.value > known.blind:
+            return f"the fp32 onnx itself: {_blind(known.value, known.blind)}"
+        return known
+
+    def _of_samples(self) -> _Reference:
+        tops = [greatest(row) for row in self._answers(self.reference, self.samples)]
+        places = sum(one[..., 0].size for one in tops)
+        return _Reference(samples=places, value=1.0, blind=blind_top1(tops), tops=tops)
+
+    def _of_pairs(self) -> _Reference:
+        own = (self.pairs or NO_PAIRS).own
+        value = self._recall(self.reference)
+        return _Reference(samples=len(own), value=value, blind=int(np.bincount(own).max()) / len(own))
+
+    def _top1(self, run: Run, tops: Rows) -> float:
+        return float(top1_hits(tops, self._answers(run, self.samples)).mean())
+
+    def _recall(self, run: Run) -> float:
+        pairs = self.pairs or NO_PAIRS
+        queries, found = (list(self._answers(run, side)) for side in (pairs.queries, pairs.answers))
+        return float(recall_hits(queries, found, pairs.own).mean())
+
+    def _answers(self, run: Run, samples: Sequence[Sample]) -> Iterator[np.ndarray]:
         task, model = self.spec.task, self.spec.model
         name = task.output if task else ""
         return answers(run, samples, self.spec, next(one for one in model.outputs if one.name == name))
 
 
-def answers(run: Run, samples: Sequence[Sample], spec: ReleaseSpec, output: Any) -> Rows:
+def _blind(value: float, blind: float) -> str:
+    return f"{value:.3g} is no better than answers that do not depend on the input, which get {blind:.3g}"
+
+
+def answers(
+    run: Run, samples: Sequence[Sample], spec: ReleaseSpec, output: TensorSpec
+) -> Iterator[np.ndarray]:
     """Each sample's answer, cut to the sample's own sizes: what padding answers is nobody's answer.
 
     In batches of the least size, all of them full. Raises UnusableError.
@@ -156,8 +193,7 @@ def answers(run: Run, samples: Sequence[Sample], spec: ReleaseSpec, output: Any)
         raise UnusableError("there are no samples")
     inputs, axes, first = spec.model.inputs, spec.model.axes, spec.model.inputs[0].dims[0]
     size = first if isinstance(first, int) else axes[first].min
-    filled = [*samples, *samples[:1] * (-len(samples) % size)]
-    rows: Rows = []
+    filled, left = [*samples, *samples[:1] * (-len(samples) % size)], iter(samples)
     for feed in batches(filled, inputs, lambda axis: axes[axis].min):
         got = run(feed).get(output.name)
         wanted = shapes_of(feed, inputs, [output])[output.name]
@@ -167,31 +203,39 @@ def answers(run: Run, samples: Sequence[Sample], spec: ReleaseSpec, output: Any)
             raise UnusableError(f"{output.name} has the shape {list(got.shape)}, wanted {list(wanted)}")
         if got.size == 0 or not np.isfinite(got).all():
             raise UnusableError(f"{output.name} holds a value that is not finite")
-        rows.extend(got)
-    return [_cut(row, one, spec, output) for row, one in zip(rows, samples, strict=False)]
+        for row, sample in zip(got, left, strict=False):  # the last batch may be filled up
+            yield _cut(row, sample, spec, output)
 
 
-def _cut(row: np.ndarray, sample: Sample, spec: ReleaseSpec, output: Any) -> np.ndarray:
+def _cut(row: np.ndarray, sample: Sample, spec: ReleaseSpec, output: TensorSpec) -> np.ndarray:
     """Without what padding added."""
     inputs = spec.model.inputs
     shape = shapes_of(batch([sample], inputs), inputs, [output])[output.name]
     return row[tuple(slice(size) for size in shape[1:])]
 
 
-def _places(row: np.ndarray) -> int:
-    return row.size // row.shape[-1]
+def greatest(row: np.ndarray) -> np.ndarray:
+    """Where the greatest value over the last axis stands: more than one place where several are equal."""
+    found: np.ndarray = row == row.max(axis=-1, keepdims=True)
+    return found
 
 
-def top1_hits(wanted: Rows, got: Rows) -> np.ndarray:
-    """For each position of each sample, whether the greatest value over the last axis stands where it should.
+def top1_hits(tops: Rows, got: Iterable[np.ndarray]) -> np.ndarray:
+    """For each position of each sample, whether every greatest value stands where one of the reference's does.
 
-    A position that tells no two classes apart is wrong, unless the reference's does not either.
+    So a position that tells its classes apart less than the reference's is wrong.
     """
-    hits = [np.zeros(0, dtype=bool)]
-    for a, b in zip(wanted, got, strict=True):
-        dead = (np.ptp(b, axis=-1) == 0) & (np.ptp(a, axis=-1) > 0)
-        hits.append(np.atleast_1d((a.argmax(axis=-1) == b.argmax(axis=-1)) & ~dead).ravel())
+    hits = [(a | ~greatest(b)).all(axis=-1).ravel() for a, b in zip(tops, got, strict=True)]
     return np.concatenate(hits)
+
+
+def blind_top1(tops: Rows) -> float:
+    """The greatest top1 of answers that are the same whatever is asked: at each position the most frequent class."""
+    shape = tuple(max(sizes) for sizes in zip(*(one.shape for one in tops), strict=True))
+    counts = np.zeros(shape, dtype=np.uint32)
+    for one in tops:
+        counts[tuple(slice(size) for size in one.shape)] += one
+    return int(counts.max(axis=-1).sum()) / sum(one[..., 0].size for one in tops)
 
 
 def recall_hits(queries: Rows, found: Rows, own: Sequence[int]) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 
 from build_images.engine_builder.backend import Backend, Candidate, Layers
 from build_images.engine_builder.device import require_arch
-from build_images.engine_builder.errors import NoPlanError, UnsupportedNodeError
+from build_images.engine_builder.errors import NoPlanError, TimingCacheError, UnsupportedNodeError
 from build_images.engine_builder.measure import Timing, rows_of, timing
 from build_images.engine_builder.onnxruntime_backend import OnnxRuntimeBackend
 from build_images.engine_builder.runs import Feed, Run
@@ -65,36 +65,52 @@ class TensorRtBackend:
     def build(
         self, candidate: Candidate, engine: Path, *, arch: str, settings: BuildSettings
     ) -> dict[str, Any]:
-        cache_out = Path(self._files.name) / "cache.bin"
-        has_cache = settings.cache is not None and settings.cache.is_file()
+        what, cache = f"building {arch} {candidate.name}", settings.cache
+        cache_in = cache if cache is not None and cache.is_file() else None
+        told: dict[str, Any] = {}
         try:
-            told = self._worker().ask(
-                "build",
-                what=f"building {arch} {candidate.name}",
-                limit_s=settings.time_limit_s,
-                source=str(candidate.source),
-                engine=str(engine),
-                precision=candidate.precision,
-                fp32_nodes=sorted(candidate.fp32_nodes),
-                profiles=[_shapes(profile) for profile in settings.profiles],
-                workspace_bytes=settings.workspace_bytes,
-                optimization_level=settings.optimization_level,
-                threads=settings.threads,
-                cache_in=str(settings.cache) if has_cache else None,
-                cache_out=str(cache_out),
-                replay=settings.replay,
-                hardware_compatibility=settings.hardware_compatibility,
-                version_compatible=settings.version_compatible,
-                strip_weights=settings.strip_weights,
-            )
+            try:
+                told |= self._plan(what, candidate, engine, settings, cache_in)
+            except TimingCacheError as error:
+                if settings.replay:
+                    raise
+                print(f"{error.message}; built without it", flush=True)
+                told |= {"cache_refused": error.reason, **self._plan(what, candidate, engine, settings, None)}
         except UnsupportedNodeError as error:
             raise _named(error, candidate.source) from None
         self._check_header(engine)
-        if settings.cache is not None:
-            settings.cache.write_bytes(cache_out.read_bytes())
+        if cache is not None:
+            cache.write_bytes(self._cache_out.read_bytes())
         if settings.strip_weights:
             self._weights[engine] = candidate.source
-        return dict(told)
+        return told
+
+    def _plan(
+        self, what: str, candidate: Candidate, engine: Path, settings: BuildSettings, cache_in: Path | None
+    ) -> Mapping[str, Any]:
+        return self._worker().ask(
+            "build",
+            what=what,
+            limit_s=settings.time_limit_s,
+            source=str(candidate.source),
+            engine=str(engine),
+            precision=candidate.precision,
+            fp32_nodes=sorted(candidate.fp32_nodes),
+            profiles=[_shapes(profile) for profile in settings.profiles],
+            workspace_bytes=settings.workspace_bytes,
+            optimization_level=settings.optimization_level,
+            threads=settings.threads,
+            cache_in=None if cache_in is None else str(cache_in),
+            cache_out=str(self._cache_out),
+            replay=settings.replay,
+            hardware_compatibility=settings.hardware_compatibility,
+            version_compatible=settings.version_compatible,
+            strip_weights=settings.strip_weights,
+        )
+
+    @property
+    def _cache_out(self) -> Path:
+        return Path(self._files.name) / "cache.bin"
 
     def open(self, engine: Path, *, threads: int) -> Run:
         name = self._opened(engine)
@@ -189,8 +205,9 @@ class TensorRtBackend:
     def _check_header(self, engine: Path) -> None:
         with engine.open("rb") as file:
             header = read_header(file.read(HEAD_BYTES))
-        if header.family != TENSORRT or not version_text(header.version).startswith(f"{self.version()}"):
-            got = f"{header.family} {version_text(header.version)}"
+        version = version_text(header.version)
+        if header.family != TENSORRT or not f"{version}.".startswith(f"{self.version()}."):
+            got = f"{header.family} {version}"
             raise NoPlanError(engine.name, f"its header says {got}, the library is TensorRT {self.version()}")
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from artifacts.store import ArtifactCorruptError, ArtifactMissingError
 from artifacts.timing_caches import TimingCaches
 from build_images.engine_builder.backend import Backend
 from build_images.engine_builder.errors import NoStoreError
@@ -42,7 +43,13 @@ class BuildCache:
         if caches is not None and not replays:
             digest = caches.newest(device["name"], device["sm_count"], version)
         if caches is not None and digest is not None:
-            file.write_bytes(caches.read(digest))
+            try:
+                file.write_bytes(caches.read(digest))
+            except (ArtifactCorruptError, ArtifactMissingError) as error:
+                if replays:
+                    raise
+                print(f"built without the kept timings: {error.message}; {error.next_step}", flush=True)
+                digest = None
         kept = None if replays else caches
         return cls(file=file, began_with=digest, caches=kept, device=device, version=version)
 

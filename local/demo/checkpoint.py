@@ -31,6 +31,7 @@ TEXTS_DEFAULT: Final = 1024
 PAIRS_DEFAULT: Final = 256  # each is two runs of every engine that is built, on cores that serve traffic
 PAIR_TOKENS_MAX: Final = 64  # of either half, for the same reason; a longer one is left out, never cut
 SENTENCE_END: Final = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'`(\[])|\n\s*\n")
+Tokens = tuple[int, ...]
 TEMPLATE: Final = Path(__file__).with_name("model_minilm.py")
 WEIGHT_FILES: Final = ("config.json", "model.safetensors", "tokenizer.json")
 
@@ -99,22 +100,23 @@ def _weights_folder() -> Path:
 
 
 @functools.cache
-def token_lists() -> tuple[tuple[int, ...], ...]:
+def token_lists() -> tuple[Tokens, ...]:
     """Every distinct text as token ids, in an order that depends on the texts alone."""
     texts = {text for docstring in _docstrings() if len((text := _first_paragraph(docstring)).split()) >= 3}
     lists = _encoded(sorted(texts, key=_place))
     return tuple(ids for ids in dict.fromkeys(lists) if len(ids) >= TOKENS_MIN)
 
 
-def pairs_without(held: Collection[tuple[int, ...]]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+def pairs_without(held: Collection[Tokens]) -> list[tuple[Tokens, Tokens]]:
     """(first sentence, the rest) of every docstring that has both, each text once, in an order of the texts alone.
 
     held: token ids of texts that no pair may be cut from: neither a half of it nor its first paragraph is one of them.
     """
-    found, seen = [], set(held)
-    for query, answer, source in _docstring_halves():
+    found: list[tuple[Tokens, Tokens]] = []
+    seen = set(held)
+    for query, answer, sources in _halves():
         sizes = sorted((len(query), len(answer)))
-        if sizes[0] < TOKENS_MIN or sizes[1] > PAIR_TOKENS_MAX or query == answer or source in held:
+        if sizes[0] < TOKENS_MIN or sizes[1] > PAIR_TOKENS_MAX or query == answer or sources & held:
             continue
         if query not in seen and answer not in seen:
             found.append((query, answer))
@@ -123,20 +125,23 @@ def pairs_without(held: Collection[tuple[int, ...]]) -> list[tuple[tuple[int, ..
 
 
 @functools.cache
-def _docstring_halves() -> tuple[tuple[tuple[int, ...], ...], ...]:
-    """(first sentence, the rest, first paragraph) of every docstring that has a rest, as token ids."""
-    parts: dict[tuple[str, str], str] = {}
-    for docstring in sorted(_docstrings()):
+def _halves() -> tuple[tuple[Tokens, Tokens, frozenset[Tokens]], ...]:
+    """(first sentence, the rest, every first paragraph that such a docstring begins with) as token ids."""
+    parts: dict[tuple[str, str], set[str]] = {}
+    for docstring in _docstrings():
         query, *rest = SENTENCE_END.split(docstring, maxsplit=1)
         if rest:
-            parts.setdefault((_collapsed(query), _collapsed(rest[0])), _first_paragraph(docstring))
-    ordered = sorted(parts, key=lambda pair: _place("\n".join(pair)))
-    columns = [_encoded([pair[side] for pair in ordered]) for side in (0, 1)]
-    sources = _encoded([parts[pair] for pair in ordered])
-    return tuple(zip(*columns, sources, strict=True))
+            sources = parts.setdefault((_collapsed(query), _collapsed(rest[0])), set())
+            sources.add(_first_paragraph(docstring))
+    texts = sorted({text for pair, sources in parts.items() for text in (*pair, *sources)})
+    ids = dict(zip(texts, _encoded(texts), strict=True))
+    return tuple(
+        (ids[query], ids[answer], frozenset(ids[source] for source in parts[query, answer]))
+        for query, answer in sorted(parts, key=lambda pair: _place("\n".join(pair)))
+    )
 
 
-def _encoded(texts: Sequence[str]) -> list[tuple[int, ...]]:
+def _encoded(texts: Sequence[str]) -> list[Tokens]:
     """Token ids of each text, cut at the longest."""
     from tokenizers import Tokenizer
 
@@ -177,15 +182,18 @@ def _docstrings() -> frozenset[str]:
 
 
 def main() -> None:
-    """`python -m local.demo.checkpoint OUT [--texts N] [--requests FILE]`."""
+    """`python -m local.demo.checkpoint OUT [--texts N] [--pairs N] [--requests FILE]`."""
     parser = argparse.ArgumentParser(prog="python -m local.demo.checkpoint", description=__doc__)
     parser.add_argument("out", type=Path, help="folder to write")
     parser.add_argument("--texts", type=int, default=TEXTS_DEFAULT, help="samples (default %(default)s)")
+    parser.add_argument(
+        "--pairs", type=int, default=PAIRS_DEFAULT, help="pairs at most (default %(default)s)"
+    )
     parser.add_argument("--requests", type=Path, help="file to write the other texts to, for a load to send")
     args = parser.parse_args()
     # The Rust tokenizer spreads over every core by default; the demo shares them with live traffic.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    print(make_checkpoint(args.out, texts=args.texts))
+    print(make_checkpoint(args.out, texts=args.texts, pairs=args.pairs))
     if args.requests:
         print(write_requests(args.requests, texts=args.texts))
 

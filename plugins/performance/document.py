@@ -46,6 +46,15 @@ class Champion:
             return cls(version=version, why=f"{unreadable}: {error}")
         if not isinstance(found, Mapping) or found.get("schema") != SCHEMA:
             return cls(version=version, why=f"{unreadable}: their schema is not {SCHEMA}")
+        archs = found.get("archs")
+        if (
+            not isinstance(archs, Mapping)
+            or not archs
+            or not all(isinstance(one, Mapping) for one in archs.values())
+        ):
+            return cls(
+                version=version, why=f"{unreadable}: archs does not hold an engine of each architecture"
+            )
         return cls(version=version, document=found)
 
     def engine(self, arch: str) -> tuple[Mapping[str, Any] | None, str]:

@@ -32,12 +32,23 @@ def test_the_same_state_twice_is_one_artifact_and_the_newest_again(tmp_path):
     assert len(list((tmp_path / "timing_cache").iterdir())) == 2
 
 
-def test_a_pointer_to_nothing_is_a_cold_start(tmp_path):
+@pytest.mark.parametrize(
+    "said", [b"ab" * 32, b"", b"ab", b"\xff\xfe"], ids=["gone", "empty", "cut", "no-text"]
+)
+def test_a_pointer_to_nothing_is_a_cold_start(tmp_path, said):
     caches = TimingCaches(Store(tmp_path))
-    caches.keep(b"first", *CARD)
+    digest = caches.keep(b"first", *CARD)
     (pointer,) = (tmp_path / ".timing_caches").iterdir()
-    pointer.write_text("ab" * 32)
+    pointer.write_bytes(said)
     assert caches.newest(*CARD) is None
+    assert caches.keep(b"first", *CARD) == digest == caches.newest(*CARD)
+
+
+def test_whoever_may_read_the_artifacts_may_read_the_pointer(tmp_path):
+    caches = TimingCaches(Store(tmp_path))
+    digest = caches.keep(b"first", *CARD)
+    (pointer,) = (tmp_path / ".timing_caches").iterdir()
+    assert pointer.stat().st_mode == (tmp_path / "timing_cache" / digest / "cache.bin").stat().st_mode
 
 
 def test_a_cache_that_is_gone_or_changed_is_never_replayed(tmp_path):

@@ -137,6 +137,13 @@ def test_fewer_runs_of_eager_than_promised_are_not_judged():
     assert "399 runs" in row["why"]
 
 
+def test_fewer_runs_of_the_engine_than_of_eager_are_not_judged():
+    path = ("cold_build", "report", "candidates", "fp16", "timings", ONE, "n")
+    row = bar(put(everything(), "gpt", path, 20), "gpt", P99)
+    assert row["holds"] is None
+    assert "engine: 20 runs, promised 400" in row["why"]
+
+
 def test_another_card_is_not_judged():
     found = lines(everything(), {**HARDWARE, "gpu": "NVIDIA L4"})
     assert [found[name]["holds"] for name in ("engines.1", "engines.2")] == [None, None]

@@ -2,7 +2,8 @@
 
 What it answers is held against what the real one answered on a GPU (see `tensorrt_answers.json`). Its
 arguments, those of `python`, are ignored. TENSORRT_STAND_IN, JSON, tells how to misbehave:
-{"arch": .., "die_in": COMMAND, "hang_in": COMMAND, "errors": {CANDIDATE'S PRECISION: {..}}, "by_network": true}.
+{"arch": .., "die_in": COMMAND, "hang_in": COMMAND, "errors": {CANDIDATE'S PRECISION: {..}}, "by_network": true,
+"refuse_cache": true}.
 """
 
 import json
@@ -45,6 +46,8 @@ class StandIn:
         say({"progress": f"{TACTICS} tactics timed, 0.1 s"})
         if error := TOLD.get("errors", {}).get(precision):
             return {"error": error}
+        if cache_in and TOLD.get("refuse_cache"):
+            return {"error": {"kind": "cache_refused", "reason": "is of another device or version"}}
         if strip_weights:
             return {
                 "error": {"kind": "not_offered", "option": "strip_weights: true", "reason": "not in 8.6.0"}

@@ -77,3 +77,37 @@ def test_a_folder_with_something_in_it_is_left_as_it_is(made, tmp_path, capsys):
     assert main(argv(made[2], tmp_path / "out")) == EXIT_FATAL
     assert "is not empty" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("flag", "path", "says"),
+    [
+        pytest.param("onnx", "nowhere", "--onnx {path} is not there", id="no-model"),
+        pytest.param("spec", "folder", "--spec {path} is no file", id="spec-is-a-folder"),
+        pytest.param("samples", "nowhere", "--samples {path} is not there", id="no-samples"),
+        pytest.param("calibration", "file", "--calibration {path} is no folder", id="calibration-is-a-file"),
+        pytest.param("caches", "file", "--caches {path} is no folder", id="caches-is-a-file"),
+        pytest.param("out", "file", "--out {path} is no folder", id="out-is-a-file"),
+        pytest.param("spec", "file", "{path} is no UTF-8 text", id="spec-is-no-text"),
+        pytest.param("samples", "file", "{path} is no UTF-8 text", id="samples-are-no-text"),
+        pytest.param("onnx", "file", "does not load file", id="no-onnx"),
+    ],
+)
+def test_a_path_that_cannot_be_used_is_named_with_its_flag_before_anything_is_built(
+    made, tmp_path, capsys, flag, path, says
+):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_bytes(b"\xff\xfe\x00")
+    files = {**made[2], "out": tmp_path / "out", flag: tmp_path / path}
+    out = files.pop("out")
+    assert main(argv(files, out)) == EXIT_FATAL
+    assert says.format(path=tmp_path / path) in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_flag_that_would_be_read_by_nobody_is_refused(made, tmp_path, capsys):
+    store, release, _ = made
+    of_store = ["--store", str(store.root), "--release", release.document_sha256, "--target", ARCH]
+    for flag in ("--caches", "--calibration"):
+        assert main([*of_store, flag, str(tmp_path)]) == EXIT_USAGE
+    assert "either --store --release, or --onnx" in capsys.readouterr().err
+    assert main(of_store) == 0

@@ -1,6 +1,8 @@
 """One engine for this machine: measured, compared, chosen with a reason, refused elsewhere."""
 
+import dataclasses
 import json
+import math
 import subprocess
 import sys
 
@@ -14,7 +16,7 @@ from build_images.engine_builder.accuracy import accuracy, least_cosine
 from build_images.engine_builder.backend import backend_of
 from build_images.engine_builder.bench import threads_of
 from build_images.engine_builder.build import build_release
-from build_images.engine_builder.choose import Measured, choose
+from build_images.engine_builder.choose import Measured, choose, passes
 from build_images.engine_builder.device import device_facts, require_arch
 from build_images.engine_builder.errors import (
     NoEngineError,
@@ -23,6 +25,7 @@ from build_images.engine_builder.errors import (
 )
 from build_images.engine_builder.measure import ROUNDS_MIN, measure, timing
 from build_images.engine_builder.request import held_out
+from build_images.engine_builder.task import TaskResult
 from build_images.exporter.export import export_release, write_onnx
 from calibration.candidates import calibrate_release
 from sluice.manifest import EngineManifest
@@ -47,6 +50,13 @@ def measured(name, cosine, p50_ms):
         pytest.param(
             [measured("fp32", 1.0, 9.0), measured("int8-minmax", float("nan"), 4.0)],
             ("fp32", "int8"), "fp32", "cosine nan < 0.98", id="nan-loses",
+        ),
+        *(
+            pytest.param(
+                [measured("int8-minmax", 1.0, no_time), measured("fp32", 1.0, 9.0)],
+                ("fp32", "int8"), "fp32", f"its p50 is {no_time} ms", id=f"a-time-of-{no_time}-loses",
+            )
+            for no_time in (float("nan"), 0.0, float("inf"))
         ),
         pytest.param(
             [measured("fp32", 1.0, 9.0), measured("int8-minmax", 0.5, 4.0)],
@@ -97,6 +107,55 @@ def test_what_was_not_timed_is_chosen_by_size_and_says_so(candidates, asked, nam
     assert text in choice.reason
     assert name == "fp32" or "not timed" in choice.reason
     assert " ms" not in choice.reason
+
+
+def at_task(one, value, **changes):
+    return dataclasses.replace(one, task=TaskResult.of("recall_at_1", 1000, 0.894, value, **changes))
+
+
+FP32_AT_TASK = at_task(measured("fp32", 1.0, 9.0), 0.894)
+INT8 = measured("int8-minmax", 0.99, 4.0)
+UNABLE = at_task(INT8, 0.0, why="no output y")
+
+
+@pytest.mark.parametrize(
+    ("int8", "asked", "name", "text"),
+    [
+        pytest.param(
+            at_task(INT8, 0.871), ("fp32", "int8"), "fp32",
+            "not int8-minmax: recall_at_1 0.871, 0.023 below fp32's 0.894 (limit 0.01)", id="near-by-cosine-and-worse",
+        ),
+        pytest.param(
+            at_task(INT8, 0.871), ("int8",), "fp32",
+            "fp32: no asked-for precision is accurate enough, so fp32", id="the-fallback-says-so",
+        ),
+        pytest.param(INT8, ("fp32", "int8"), "fp32", "its task was not measured", id="not-measured"),
+        pytest.param(UNABLE, ("fp32", "int8"), "fp32", "recall_at_1: no output y", id="could-not-be-judged"),
+        pytest.param(
+            at_task(INT8, float("nan")), ("fp32", "int8"), "fp32", "recall_at_1 nan", id="nan-loses"
+        ),
+        pytest.param(
+            dataclasses.replace(at_task(INT8, 0.894), cosine=0.97), ("fp32", "int8"), "fp32",
+            "cosine 0.9700 < 0.98", id="the-bar-still-counts",
+        ),
+        pytest.param(at_task(INT8, 0.884), ("fp32", "int8"), "int8-minmax", "not fp32: 9.00 ms", id="at-the-limit"),
+        pytest.param(at_task(INT8, 0.9), ("fp32", "int8"), "int8-minmax", "not fp32: 9.00 ms", id="better-than-fp32"),
+    ],
+)  # fmt: skip
+def test_choose_by_the_task(int8, asked, name, text):
+    choice = choose([FP32_AT_TASK, int8], BARS, asked, {}, 0.01)
+    assert choice.name == name
+    assert text in choice.reason
+    assert passes(int8, BARS, 0.01) == (name != "fp32")
+
+
+def test_without_a_limit_the_task_does_not_count():
+    assert choose([FP32_AT_TASK, at_task(INT8, 0.1)], BARS, ("fp32", "int8"), {}).name == "int8-minmax"
+
+
+def test_where_not_even_fp32_is_good_enough_at_the_task_nothing_is_served():
+    with pytest.raises(NoEngineError, match=r"not fp32: its task was not measured.*or task in the spec"):
+        choose([measured("fp32", 1.0, 9.0)], BARS, ("fp32", "int8"), {}, 0.01)
 
 
 @pytest.mark.parametrize("candidates", [[], [measured("fp32", 0.9, 1.0)]], ids=["nothing", "fp32-fails"])
@@ -179,6 +238,38 @@ def test_int8_that_is_not_accurate_enough_gives_fp32_and_says_why(tmp_path):
     facts = store.get("engine", release.keys.engine(ARCH)).facts
     assert facts["precision"] == "fp32"
     assert "not int8-minmax: cosine" in choice.reason
+
+
+def test_a_candidate_that_the_library_does_not_take_leaves_the_others(tmp_path, built):
+    release = built[1]
+    store, _ = released(tmp_path / "store", write_checkpoint(tmp_path / "ckpt", MLP, samples=40))
+    export_release(store, release)
+    whole = built[0].get("calibration", release.keys.calibration)
+    with store.staged("calibration", release.keys.calibration) as draft:
+        for name in whole.receipt.files:
+            (draft.path / name).write_bytes((whole.path / name).read_bytes())
+        model = onnx.load(draft.path / "int8_minmax.onnx")
+        model.graph.node[-1].op_type = "NoSuchOperator"
+        onnx.save(model, draft.path / "int8_minmax.onnx")
+        draft.publish(whole.facts)
+    choice = build_release(store, release, ARCH)
+    assert "NoSuchOperator" in choice.rejected["int8-minmax"]
+    assert "int8-percentile" in {*choice.rejected, choice.name}
+
+
+def test_options_of_plans_mean_nothing_to_a_backend_that_has_none(tmp_path):
+    options = {"strip_weights": True, "timing_cache": "ab" * 32, "hardware_compatibility": "ampere_plus"}
+    store, release = released(
+        tmp_path / "store",
+        write_checkpoint(tmp_path / "ckpt", MLP),
+        precisions=["fp32"],
+        targets=[{**spec_dict()["targets"][0], "build": options}],
+    )
+    export_release(store, release)
+    build_release(store, release, ARCH)
+    manifest = json.loads((store.path("engine", release.keys.engine(ARCH)) / "manifest.json").read_text())
+    assert (manifest["weights_sha256"], manifest["timing_cache_sha256"]) == (None, None)
+    assert not (store.root / "weights").exists()
 
 
 def test_a_model_of_nan_builds_nothing(tmp_path):
@@ -266,6 +357,13 @@ def test_timing_states_its_n_and_rows_per_second():
     assert (one.n, one.mean_ms, one.p50_ms, one.rows_per_s) == (2, 3.0, 3.0, 1000.0)
     with pytest.raises(ValueError, match="no run"):
         timing([], rows=1)
+    for host, device, says in (
+        ([2.0, math.nan], (), "a run took nan"),
+        ([2.0, 0.0], (), r"a run took 0\.0"),
+        ([2.0, 4.0], [1.0, math.nan], "kernels took nan"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            timing(host, 3, device)
 
 
 @pytest.mark.parametrize(("cpu", "threads"), [("1", 1), ("500m", 1), ("1500m", 2), ("2", 2)])

@@ -20,6 +20,7 @@ import yaml
 
 from artifacts.pods import load_release
 from artifacts.store import Store
+from build_images.engine_builder.build import build_release
 from local.demo.checkpoint import make_checkpoint
 from local.stack import programs
 from local.stack.processes import Processes
@@ -28,6 +29,8 @@ from local.stack.stack import answers
 from serving.runtime.engine import open_engine
 from sluice.manifest import EngineManifest, ManifestMismatchError
 from sluice.plan import HEAD_BYTES, read_header
+from sluice.release import Release
+from sluice.spec import ReleaseSpec
 from tests.build_images.dag_run import RESULT
 from tests.end_to_end.town import until
 from tests.local.cluster.kube import REPO, Emulator
@@ -272,3 +275,15 @@ def test_fp16_and_int8_are_both_built_and_judged_for_each_gpu(promotion, arch):
 def test_the_pods_that_need_no_gpu_keep_off_the_nodes_that_have_one(promotion):
     steps = {one["task"]: one["node"] for one in promotion.broken["ended"] if one["node"]}
     assert {steps[name] for name in ("export", "validate_numerics", "calibrate")} == {"plain"}
+
+
+def test_with_its_limit_lifted_the_fourth_is_built_under_the_same_key(promotion):
+    """The time limit makes an engine or none, and no other one."""
+    raw = promotion.releases[0].spec.to_dict()
+    for target in raw["targets"]:
+        target["build"]["time_limit_s"] = 600.0
+    patient = Release(ReleaseSpec.from_dict(raw), promotion.releases[0].checkpoint_sha256)
+    assert patient.keys == promotion.releases[0].keys
+    build_release(promotion.store, patient, SICK)
+    plan = promotion.engine(SICK).path / "engine.plan"
+    assert read_header(plan.read_bytes()[:HEAD_BYTES]).archs == {SICK}

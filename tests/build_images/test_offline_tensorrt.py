@@ -1,12 +1,12 @@
 """What the offline pack promises on the GPU host: all pieces or nothing, and a Python that finds its TensorRT."""
 
+import ctypes
 import hashlib
 import os
 import re
 import shutil
 import subprocess
 import tarfile
-from pathlib import Path
 
 import pytest
 
@@ -152,12 +152,83 @@ def test_each_script_says_how_it_is_used(script):
     assert (ran.returncode, ran.stdout) == (2, "")
 
 
-def test_the_pack_carries_the_cuda_and_driver_bindings_whose_names_are_checked():
-    lines = [
-        line for line in Path(OFFLINE / "wheels.txt").read_text().splitlines() if not line.startswith("#")
-    ]
-    assert all(" --hash=sha256:" in line for line in lines)
-    packed = {line.split(" ")[0] for line in lines}
+# What the plugin library asks for, as nm prints it. The second prefix begins with the first.
+NM = """#!/bin/sh
+echo "                 U cublasGetProperty@libcublas.so.12"
+echo "                 U cublasLtGetProperty@libcublasLt.so.12"
+echo "                 U cublasLtMatmul@libcublasLt.so.12"
+echo "                 U cublasSgemm_v2@libcublas.so.12"
+echo "                 U cudnnCreate@libcudnn.so.8"
+echo "                 U malloc@GLIBC_2.2.5"
+"""
+# Instead of the compiler, which need not be here: keeps the source under the library's name.
+GCC = """#!/bin/bash
+for name in "$@"; do [[ $name == *.c ]] && source=$name; done
+cp "$source" "${!#}"
+"""
+STAND_INS = {
+    "cudnn": ("libcudnn.so.8", 8, "cudnnCreate"),
+    "cublas": ("libcublas.so.12", 12, "cublasSgemm_v2"),
+    "cublasLt": ("libcublasLt.so.12", 12, "cublasLtMatmul"),
+}
+
+
+def stand_ins(tmp_path, **programs):
+    """Run the pack's own function, with these programs first on the path; the folder of what it made."""
+    (tmp_path / "bin").mkdir()
+    for name, text in programs.items():
+        (tmp_path / "bin" / name).write_text(text)
+        (tmp_path / "bin" / name).chmod(0o755)
+    (tmp_path / "tree").mkdir()
+    whole = (OFFLINE / "pack_tensorrt.sh").read_text()
+    functions = whole.removesuffix('main "$@"\n')
+    assert functions != whole
+    (tmp_path / "functions.sh").write_text(f"{functions}stand_ins {tmp_path}/tree\n")
+    ran = run(["bash", tmp_path / "functions.sh"], f"{tmp_path}/bin:{os.environ['PATH']}")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    return tmp_path / "tree" / "stubs"
+
+
+def test_a_stand_in_has_what_is_asked_of_it_and_its_version_once(tmp_path):
+    """A version that is left unwritten goes into every timing cache, and none is taken again."""
+    folder = stand_ins(tmp_path, nm=NM, gcc=GCC)
+    for prefix, (soname, major, function) in STAND_INS.items():
+        source = (folder / soname).read_text()
+        assert f"int {function}(void) {{ return 1; }}" in source
+        assert source.count(f" {prefix}GetProperty(") == 1
+        assert f"{prefix}GetProperty(int which, int *value) {{ *value = which == 0 ? {major} : 0;" in source
+        assert "malloc" not in source
+    assert {path.name for path in folder.iterdir()} == {soname for soname, _, _ in STAND_INS.values()}
+
+
+@pytest.mark.skipif(
+    not shutil.which("gcc"), reason="no gcc here: the test above reads what would be compiled"
+)
+def test_a_compiled_stand_in_tells_its_version_and_does_nothing_else(tmp_path):
+    folder = stand_ins(tmp_path, nm=NM)
+    for prefix, (soname, major, function) in STAND_INS.items():
+        library = ctypes.CDLL(str(folder / soname))
+        value = ctypes.c_int(-1)
+        told = []
+        for which in range(3):
+            assert getattr(library, f"{prefix}GetProperty")(which, ctypes.byref(value)) == 0
+            told.append(value.value)
+        assert told == [major, 0, 0]
+        assert getattr(library, function)() == 1
+
+
+def test_the_image_and_the_pack_carry_the_cuda_and_driver_bindings_whose_names_are_checked():
+    """Names held against another version than the one that is installed were held against nothing."""
+    worker = pins(OFFLINE.parent / "tensorrt_worker" / "requirements.txt")
+    packed = pins(OFFLINE / "wheels.txt")
+    assert all(" --hash=sha256:" in line for line in packed.values())
     held = {name for name in offered.requirements() if name.startswith(("cuda-bindings", "nvidia-ml-py"))}
     assert len(held) == 2
-    assert held < packed
+    assert held < set(packed)
+    assert held < set(worker)
+
+
+def pins(path):
+    """The lines of a list of requirements by `name==version`."""
+    lines = [line.strip() for line in path.read_text().splitlines() if not line.startswith("#")]
+    return {re.split("[ ;]", line)[0]: line for line in lines if line}

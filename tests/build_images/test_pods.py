@@ -119,7 +119,8 @@ def test_airflow_hears_that_the_node_is_not_what_its_label_says(tmp_path, option
         assert told["error"] == "AirflowException"
         assert f"error: target {other} landed on {ARCH}" in told["text"]
     assert told["decision"] == "fail"
-    assert "its node is not what its label says" in told["why"]
+    assert f"node liar (sluice.dev/arch={other}) is not what its label says" in told["why"]
+    assert f"target {other} landed on {ARCH}" in told["why"]
 
 
 def build_by_operator(*where, home):

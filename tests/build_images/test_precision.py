@@ -111,3 +111,9 @@ def test_nodes_without_names_are_not_kept_back_together(tmp_path):
 def test_a_model_without_a_weight_for_fp16_is_refused(tmp_path):
     with pytest.raises(FatalError, match="no weight that can be FP16; take fp16 out of precisions"):
         converted(tmp_path, [helper.make_node("Relu", ["x"], ["y"], "relu")], {})
+
+
+def test_what_is_no_onnx_is_named(tmp_path):
+    (tmp_path / "model.onnx").write_bytes(b"junk")
+    with pytest.raises(FatalError, match=r"model\.onnx is no ONNX: .*; export the model again"):
+        write_fp16(tmp_path / "model.onnx", tmp_path / "fp16.onnx")

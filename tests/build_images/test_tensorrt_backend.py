@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from artifacts.store import ArtifactCorruptError
 from artifacts.timing_caches import TimingCaches
 from build_images.engine_builder.build import build_release
 from build_images.engine_builder.errors import (
@@ -20,6 +21,7 @@ from build_images.engine_builder.errors import (
     NoPlanError,
     NotOfferedError,
     ReplayMissError,
+    TimingCacheError,
     UnsupportedNodeError,
     WorkerDiedError,
     WrongDeviceError,
@@ -127,6 +129,20 @@ def test_a_replay_uses_the_named_cache_and_fails_on_a_timing_that_it_lacks(build
     assert manifest.timing_cache_sha256 == report["timing_cache"]["began_with"] == kept
     with pytest.raises(ReplayMissError, match="the cache grew"):
         build(precisions=["int8"], options={"timing_cache": kept})
+
+
+def test_kept_timings_that_are_no_use_cost_time_and_no_build(build):
+    store, release = build(precisions=["fp16"])
+    kept = engine_of(store, release)[0]["timing_cache"]["sha256"]
+    report = engine_of(*build(precisions=["fp16"], options={"workspace_mib": 1}, refuse_cache=True))[0]
+    assert report["candidates"]["fp16"]["build"]["cache_refused"] == "is of another device or version"
+    with pytest.raises(TimingCacheError, match="is of another device or version"):
+        build(precisions=["fp16"], options={"timing_cache": kept}, refuse_cache=True)
+    (store.path("timing_cache", kept) / "cache.bin").write_bytes(b"other")
+    report = engine_of(*build(precisions=["fp16"], options={"workspace_mib": 2}))[0]
+    assert report["timing_cache"]["began_with"] is None
+    with pytest.raises(ArtifactCorruptError):
+        build(precisions=["fp16"], options={"timing_cache": kept, "workspace_mib": 3})
 
 
 def test_a_build_may_go_without_a_cache(build):

@@ -99,30 +99,22 @@ def test_a_table_that_is_not_of_all_candidates_fails_though_all_its_rows_are_goo
     assert failing in why
 
 
-class WithTask:
-    """A release whose spec has a task, as far as the judge reads it."""
-
-    def __init__(self, whole, max_drop):
-        self.digest, self.spec = whole.digest, self
-        self.accuracy, self.model = whole.spec.accuracy, whole.spec.model
-        self.whole = {**whole.spec.to_dict(), "task": {"max_drop": max_drop}}
-
-    def to_dict(self):
-        return self.whole
-
-
 @pytest.mark.parametrize(
     ("task", "failing"),
     [
         pytest.param({"drop": 0.011}, "between(task_drop)", id="drops-too-far"),
         pytest.param(None, "not_be_null(task_drop)", id="not-measured"),
+        pytest.param({"drop": 0.0, "why": "y holds NaN"}, "not_be_null(task_drop)", id="not-judged"),
         pytest.param({"drop": 0.01}, "", id="at-the-limit"),
     ],
 )
 def test_where_the_spec_has_a_task_the_chosen_engine_s_drop_is_judged(tmp_path, task, failing):
     report = copy.deepcopy(facts(A100).report)
     report["candidates"]["fp16"]["task"] = task
-    engines, here = [facts(A100, said=report)], WithTask(release(), 0.01)
+    engines, here = (
+        [facts(A100, said=report)],
+        release(task={"metric": "top1", "output": "y", "max_drop": 0.01}),
+    )
     passed, why = accuracy.judge(here, accuracy.rows(here, engines), engines, tmp_path / "docs")
     assert passed is (not failing)
     assert failing in why

@@ -225,6 +225,15 @@ def test_reports_of_the_first_schema_show_dashes_where_they_have_no_figure():
             id="broken",
         ),
         pytest.param(Champion.read("3", "{}"), "their schema is not 1", False, id="another-schema"),
+        *(
+            pytest.param(
+                Champion.read("3", f'{{"schema": 1, "archs": {archs}}}'),
+                "archs does not hold an engine of each architecture",
+                False,
+                id=f"archs-{archs}",
+            )
+            for archs in ("null", "{}", '{"sm_80": null}')
+        ),
         pytest.param(
             before(facts(H100)), "version 7, the champion, has no engine for sm_80", True, id="other-archs"
         ),

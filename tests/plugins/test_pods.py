@@ -119,27 +119,72 @@ def test_only_an_optional_target_may_be_skipped_for_what_a_retry_cannot_mend(opt
     assert build_target(target)["skip_on_exit_code"] == codes
 
 
-def ended(code):
-    state = SimpleNamespace(terminated=SimpleNamespace(exit_code=code))
-    status = SimpleNamespace(container_statuses=[SimpleNamespace(name="base", state=state)])
-    return SimpleNamespace(status=status)
+def ended(code, message=None, *, reason=None, **status):
+    terminated = client.V1ContainerStateTerminated(exit_code=code, message=message, reason=reason)
+    state = client.V1ContainerState(terminated=terminated)
+    facts = {"name": "base", "image": "b", "image_id": "", "ready": False, "restart_count": 0}
+    base = client.V1ContainerStatus(**facts, state=state)
+    spec = client.V1PodSpec(
+        containers=[], node_name="gpu-7", node_selector={"nvidia.com/gpu.product": "NVIDIA-L4"}
+    )
+    return client.V1Pod(spec=spec, status=client.V1PodStatus(container_statuses=[base], **status))
+
+
+def decided(pod, try_number=1):
+    task = SimpleNamespace(remote_pod=pod, base_container_name="base")
+    return PodRetryPolicy().evaluate(RuntimeError("no answer"), try_number, 3, {"task": task})
+
+
+LOST = client.V1Pod(
+    spec=client.V1PodSpec(containers=[]), status=client.V1PodStatus(reason="Evicted", message="low on disk")
+)
 
 
 @pytest.mark.parametrize(
-    ("pod", "action"),
+    ("pod", "action", "why"),
     [
-        pytest.param(ended(3), "fail", id="the-model-or-the-spec-is-at-fault"),
-        pytest.param(ended(2), "fail", id="wrong-usage"),
-        pytest.param(ended(5), "fail", id="the-scheduler-would-pick-the-same-node"),
-        pytest.param(ended(4), "default", id="retryable"),
-        pytest.param(ended(137), "default", id="killed"),
-        pytest.param(None, "default", id="the-pod-was-never-seen"),
+        pytest.param(
+            ended(3, "loading\nerror: no FP32"),
+            "fail",
+            "exit code 3, a retry cannot mend it: no FP32",
+            id="the-model-or-the-spec-is-at-fault",
+        ),
+        pytest.param(
+            ended(2, "usage: x", reason="Error"),
+            "fail",
+            "exit code 2, a retry cannot mend it: usage: x",
+            id="usage",
+        ),
+        pytest.param(
+            ended(5, "error: target sm_89 landed on sm_80 (A100)"),
+            "fail",
+            "node gpu-7 (nvidia.com/gpu.product=NVIDIA-L4) is not what its label says, and a retry would land there "
+            "again: target sm_89 landed on sm_80 (A100)",
+            id="the-scheduler-would-pick-the-same-node",
+        ),
+        pytest.param(ended(4, "error: no room"), "retry", "4, it is tried again: no room", id="retryable"),
+        pytest.param(
+            ended(137, "loading\nbuilding sm_80", reason="OOMKilled"),
+            "retry",
+            "137, it is tried again: OOMKilled, building sm_80",
+            id="killed",
+        ),
+        pytest.param(
+            LOST, "retry", "no exit code is known, it is tried again: Evicted, low on disk", id="evicted"
+        ),
+        pytest.param(ended(1), "retry", "it left no message; see its log", id="silent"),
+        pytest.param(None, "retry", "no exit code is known, it is tried again: no answer", id="never-seen"),
     ],
 )
-def test_the_exit_code_says_whether_a_retry_makes_sense(pod, action):
-    task = SimpleNamespace(remote_pod=pod, base_container_name="base")
-    decision = PodRetryPolicy().evaluate(RuntimeError(), 1, 3, {"task": task})
+def test_the_exit_code_says_whether_a_retry_makes_sense_and_the_reason_goes_with_it(pod, action, why):
+    decision = decided(pod)
     assert decision.action.value == action
+    assert why in decision.reason
+
+
+def test_the_last_try_says_that_it_is_the_last_and_why_the_pod_ended():
+    decision = decided(ended(4, "error: no room in /tmp"), try_number=4)
+    assert decision.reason == "the pod ended with exit code 4, no try is left: no room in /tmp"
 
 
 @pytest.mark.parametrize("text", [None, "", "{", "[]", "{}", '{"a": {}, "b": {}}', '{"hostPath": "/x"}'])

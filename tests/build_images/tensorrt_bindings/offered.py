@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import zipfile
@@ -19,6 +20,7 @@ WHEELS: Final = ROOT / ".venv" / "tensorrt-bindings"
 VERSIONS: Final = ("8.6.1", "10.16.1.11", "11.4.0.106")
 DESCRIBE: Final = Path(__file__).with_name("describe.py")
 LIMIT_S: Final = 60
+ARGUMENT: Final = re.compile(r"[(,] ?\w+: ")  # in a signature of pybind11
 READ: Final = (
     ".py",
     ".so",
@@ -42,6 +44,11 @@ class Offered:
         """Whether the property `A.B` can be assigned to on an instance of A."""
         owner, _, name = path.rpartition(".")
         return owner in self.names and name in self.names[owner]["settable"]
+
+    def methods(self, path: str) -> dict[str, int]:
+        """Those of class A, with how many arguments each is called with, `self` among them."""
+        lines = self.names[path]["methods"] if path in self.names else []
+        return {line.partition("(")[0]: len(ARGUMENT.findall(line)) for line in lines}
 
     def attributes(self, path: str) -> list[str]:
         """Of a class, a value or a member of an enumeration; [] for what is not there or not described."""

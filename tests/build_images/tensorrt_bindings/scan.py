@@ -1,7 +1,8 @@
 """Every name of TensorRT, CUDA and NVML that a package touches, held against what the real bindings offer.
 
 A name of TensorRT must be in every version. What not every version has stands in OFFERS of the package's library.py
-and is reached by `library.get("name")`, or, on an instance, by getattr and setattr with its name as a string.
+and is reached by `library.get("name")`, or, on an instance, by getattr and setattr with its name as a string. A class
+that the library calls back has every method of its base, with the base's number of arguments.
 """
 
 import ast
@@ -161,6 +162,25 @@ class _File:
                 self._say(node.lineno, f"{asked!r} is not in OFFERS of {LIBRARY}; add it with its path")
             if called(node) in BY_NAME and isinstance(node.func, ast.Name) and not self._dynamic:
                 self._by_name(node, scope)
+        elif isinstance(node, ast.ClassDef):
+            self._subclass(node, scope)
+
+    def _subclass(self, node: ast.ClassDef, scope: Scope) -> None:
+        for base in node.bases:
+            owner = self._reader.value(base, scope)
+            if isinstance(owner, Offer) or (isinstance(owner, Member) and owner.library == "trt"):
+                self._overrides(node, owner.path)
+
+    def _overrides(self, node: ast.ClassDef, base: str) -> None:
+        """The library calls what it finds by name, with its own arguments in order, and does without the rest."""
+        written = {one.name: one for one in node.body if isinstance(one, ast.FunctionDef)}
+        for (name, count), versions in _calls(self._bindings.trt, base).items():
+            self.asked += 1
+            if name not in written:
+                self._say(node.lineno, f"{node.name} has no {name}, which {base} has in {versions}")
+            elif not takes(written[name].args, count):
+                line = written[name].lineno
+                self._say(line, f"{base}.{name} is called with {count - 1} arguments in {versions}")
 
     def _member(self, member: Member, line: int) -> None:
         self.asked += 1
@@ -215,6 +235,23 @@ class _File:
 
     def _say(self, line: int, text: str) -> None:
         self.problems.add((line, text))
+
+
+def _calls(have: Sequence[Offered], base: str) -> dict[tuple[str, int], str]:
+    """The methods of a class, each with its number of arguments, and the versions that have it so."""
+    found: dict[tuple[str, int], list[str]] = {}
+    for one in have:
+        for method in one.methods(base).items():
+            found.setdefault(method, []).append(one.version)
+    return {method: ", ".join(versions) for method, versions in found.items()}
+
+
+def takes(arguments: ast.arguments, count: int) -> bool:
+    """Whether a function can be called with so many positional arguments."""
+    positional = len(arguments.posonlyargs) + len(arguments.args)
+    required = positional - len(arguments.defaults)
+    by_name = any(default is None for default in arguments.kw_defaults)
+    return required <= count and (count <= positional or arguments.vararg is not None) and not by_name
 
 
 _ADVICE: Final = {

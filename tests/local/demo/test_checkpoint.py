@@ -1,16 +1,25 @@
 """The demo's checkpoint: the same bytes each time, lengths that look like traffic."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
 from artifacts.store import tree_sha256
-from local.demo.checkpoint import TEXTS_DEFAULT, make_checkpoint, write_requests
+from local.demo.checkpoint import PAIRS_DEFAULT, TEXTS_DEFAULT, make_checkpoint, write_requests
 from local.load.client import bodies_of
+from local.stack.programs import REPO
+from sluice.pairs import parse_pairs
+from sluice.spec import parse_spec
 
 
 def test_the_checkpoint_is_the_same_each_time(tmp_path):
-    one, other = (make_checkpoint(tmp_path / name, texts=300) for name in ("a", "b"))
+    """In another process too: sets of texts have another order there."""
+    one, other = make_checkpoint(tmp_path / "a", texts=300), tmp_path / "b"
+    command = [sys.executable, "-m", "local.demo.checkpoint", str(other), "--texts", "300"]
+    subprocess.run(command, cwd=REPO, env={**os.environ, "PYTHONHASHSEED": "1"}, check=True)
     assert tree_sha256(one) == tree_sha256(other)
     assert {path.name for path in one.iterdir()} == {
         *("model.py", "config.json", "model.safetensors", "tokenizer.json", "samples.jsonl", "pairs.jsonl")
@@ -49,6 +58,50 @@ def test_the_load_sends_texts_that_nothing_was_calibrated_on(tmp_path):
 def test_a_checkpoint_of_every_text_leaves_none_to_send(tmp_path):
     with pytest.raises(ValueError, match="none is left to send"):
         write_requests(tmp_path / "requests.jsonl", texts=10_000_000)
+
+
+def halves(folder):
+    pairs = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
+    return [tuple(tuple(pair[side]["input_ids"]) for side in ("query", "answer")) for pair in pairs]
+
+
+def test_the_pairs_are_of_texts_that_nothing_was_calibrated_on_each_text_once(tmp_path):
+    """The first sentences of docstrings and the rest of them, short enough that every build can run them."""
+    assert len(halves(make_checkpoint(tmp_path))) == PAIRS_DEFAULT
+    folder = make_checkpoint(tmp_path, pairs=10_000)
+    texts = [text for pair in halves(folder) for text in pair]
+    assert len(texts) == len(set(texts)) > 2_000
+    assert not set(texts) & set(lines(folder / "samples.jsonl"))
+    assert min(map(len, texts)) >= 4
+    assert max(map(len, texts)) <= 64
+
+
+def test_no_pair_is_cut_from_a_sample(tmp_path):
+    """A sample is a first paragraph: calibrating on it is calibrating on the first sentence in it."""
+    folder = make_checkpoint(tmp_path, pairs=10_000)
+    held = {ids[1:-1] for ids in lines(folder / "samples.jsonl")}  # without the first and the last token
+    for query, answer in halves(folder):
+        assert (*query[1:-1], *answer[1:-1]) not in held
+
+
+def test_more_samples_take_pairs_away(tmp_path):
+    """No pair shares a text with a sample because some are left out: so some must be."""
+    few, many = (make_checkpoint(tmp_path / str(n), texts=n, pairs=10_000) for n in (1, TEXTS_DEFAULT))
+    assert {text for pair in halves(few) for text in pair} & set(lines(many / "samples.jsonl"))
+    assert len(halves(many)) < len(halves(few))
+
+
+def test_the_engine_builder_reads_the_pairs_as_the_shipped_spec_s(tmp_path):
+    env = {"SLUICE_CHECKPOINTS": "/c", "SLUICE_CPU_ARCH": "cpu-avx2", "SLUICE_IMAGE_TAG": "dev"}
+    spec = parse_spec((REPO / "dags" / "models" / "minilm.yaml").read_text(), env)
+    text = (make_checkpoint(tmp_path) / "pairs.jsonl").read_text()
+    assert len(parse_pairs(text, spec.model.inputs, spec.model.axes).queries) == PAIRS_DEFAULT
+
+
+@pytest.mark.parametrize("pairs", [-1, 0, 1])
+def test_fewer_than_two_pairs_are_refused(tmp_path, pairs):
+    with pytest.raises(ValueError, match=f"pairs is {pairs}"):
+        make_checkpoint(tmp_path, pairs=pairs)
 
 
 @pytest.mark.parametrize("texts", [0, 10_000_000])
