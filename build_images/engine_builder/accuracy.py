@@ -1,10 +1,12 @@
 """How far an engine's answers are from the FP32 ONNX on real samples that did not calibrate it.
 
-Invariant: outputs are compared by name and shape before by value; NaN and infinity never pass.
+Problem: an engine has other kernels for other batch sizes, and one that is right for a lone row may be wrong for all
+that are served together. Invariants: outputs are compared by name and shape before by value; NaN and infinity never
+pass; every batch size that is served counts for the worst.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,10 @@ from sluice.cosine import cosines
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accuracy:
-    """Of one output over all samples. cosine_min: the worst sample's, -1 when anything was not comparable."""
+    """Of one output. samples, cosine_mean: over the samples, each alone or in the least batch.
+
+    cosine_min, max_abs: of the worst row at any batch size that was tried; -1 when anything was not comparable.
+    """
 
     samples: int
     cosine_min: float
@@ -27,17 +32,43 @@ class Accuracy:
         return asdict(self)
 
 
-def references(run: Run, feeds: Iterable[Feed]) -> list[tuple[Feed, dict[str, np.ndarray]]]:
+Expected = list[tuple[Feed, dict[str, np.ndarray]]]  # feeds with the FP32 ONNX's answers
+
+
+def repeated(feeds: Sequence[Feed], sizes: Sequence[int]) -> Iterator[Feed]:
+    """Batches of each of `sizes`, all rows of each the same real sample: the shortest of `feeds`, then the longest.
+
+    A sample keeps its own length that way: padding would be compared as well, and nobody reads it.
+    """
+    by_size = sorted(feeds, key=lambda feed: sum(array.size for array in feed.values()))
+    for size in sizes:
+        for feed in (by_size[0], by_size[-1]):
+            yield {name: np.repeat(array[:1], size, axis=0) for name, array in feed.items()}
+
+
+def references(run: Run, feeds: Iterable[Feed]) -> Expected:
     """Each feed with the FP32 ONNX's answer."""
     return [(feed, run(feed)) for feed in feeds]
 
 
-def accuracy(run: Run, expected: list[tuple[Feed, dict[str, np.ndarray]]]) -> dict[str, Accuracy]:
-    """By output name. ValueError on nothing to compare."""
-    if not expected:
+def accuracy(
+    run: Run, samples: Expected, batches: Sequence[tuple[Feed, dict[str, np.ndarray]]] = ()
+) -> dict[str, Accuracy]:
+    """By output name. batches: at other batch sizes, for the worst alone. ValueError on nothing to compare."""
+    if not samples:
         raise ValueError("no samples to compare on")
-    got = [(answer, run(feed)) for feed, answer in expected]
-    return {name: _of_output(name, got) for name in expected[0][1]}
+    of_samples = [(answer, run(feed)) for feed, answer in samples]
+    of_batches = [(answer, run(feed)) for feed, answer in batches]
+    found = {name: _of_output(name, of_samples) for name in samples[0][1]}
+    return {
+        name: _worst(one, _of_output(name, of_batches)) if of_batches else one for name, one in found.items()
+    }
+
+
+def _worst(one: Accuracy, other: Accuracy) -> Accuracy:
+    sizes = [found.max_abs for found in (one, other)]
+    largest = None if None in sizes else max(size for size in sizes if size is not None)
+    return replace(one, cosine_min=min(one.cosine_min, other.cosine_min), max_abs=largest)
 
 
 def _of_output(name: str, pairs: list[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]) -> Accuracy:

@@ -71,7 +71,6 @@ def _found(request: BuildRequest, backend: Backend, work: Path) -> tuple[Outcome
         raise NoStoreError("strip_weights")
     cache = BuildCache.begin(request, backend, work / "timing.cache")
     bench = Bench(backend=backend, request=request, work=work, cache=cache.file if cache else None)
-    kept = None
     try:
         profiles, choice = _chosen(bench)
         one_profile = bench.one_profile(profiles[choice.name])

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from build_images.engine_builder.accuracy import accuracy, least_cosine
 from build_images.engine_builder.backend import backend_of
@@ -240,7 +240,8 @@ def test_int8_that_is_not_accurate_enough_gives_fp32_and_says_why(tmp_path):
     assert "not int8-minmax: cosine" in choice.reason
 
 
-def test_a_candidate_that_the_library_does_not_take_leaves_the_others(tmp_path, built):
+def with_one_int8_changed(tmp_path, built, change):
+    """A store in which `change` was done to the model of `int8-minmax`, all else as the small model's."""
     release = built[1]
     store, _ = released(tmp_path / "store", write_checkpoint(tmp_path / "ckpt", MLP, samples=40))
     export_release(store, release)
@@ -249,12 +250,49 @@ def test_a_candidate_that_the_library_does_not_take_leaves_the_others(tmp_path, 
         for name in whole.receipt.files:
             (draft.path / name).write_bytes((whole.path / name).read_bytes())
         model = onnx.load(draft.path / "int8_minmax.onnx")
-        model.graph.node[-1].op_type = "NoSuchOperator"
+        change(model.graph)
         onnx.save(model, draft.path / "int8_minmax.onnx")
         draft.publish(whole.facts)
-    choice = build_release(store, release, ARCH)
+    return store
+
+
+def test_a_candidate_that_the_library_does_not_take_leaves_the_others(tmp_path, built):
+    def change(graph):
+        graph.node[-1].op_type = "NoSuchOperator"
+
+    choice = build_release(with_one_int8_changed(tmp_path, built, change), built[1], ARCH)
     assert "NoSuchOperator" in choice.rejected["int8-minmax"]
     assert "int8-percentile" in {*choice.rejected, choice.name}
+
+
+def test_an_engine_that_is_wrong_in_the_largest_batch_alone_is_not_accurate(tmp_path, built):
+    """Samples are judged one by one; another batch size is another kernel."""
+
+    def change(graph):
+        graph.node[-1].output[0] = "right"
+        for name, value in {
+            "first": 0,
+            "largest": 5,
+            "wrong": np.float32("nan"),
+            "one": np.float32(1),
+        }.items():
+            graph.initializer.append(numpy_helper.from_array(np.array(value), name))
+        graph.node.extend(
+            [
+                helper.make_node("Shape", ["right"], ["shape"]),
+                helper.make_node("Gather", ["shape", "first"], ["batch_size"]),
+                helper.make_node("Equal", ["batch_size", "largest"], ["is_largest"]),
+                helper.make_node("Where", ["is_largest", "wrong", "one"], ["factor"]),
+                helper.make_node("Mul", ["right", "factor"], ["y"]),
+            ]
+        )
+
+    store = with_one_int8_changed(tmp_path, built, change)
+    choice = build_release(store, built[1], ARCH)
+    assert choice.rejected["int8-minmax"].startswith("cosine -1.0000")
+    report = json.loads((store.path("engine", built[1].keys.engine(ARCH)) / "report.json").read_text())
+    judged = report["candidates"]["int8-minmax"]["accuracy"]["y"]
+    assert (judged["samples"], judged["cosine_min"], judged["max_abs"]) == (12, -1.0, None)
 
 
 def test_options_of_plans_mean_nothing_to_a_backend_that_has_none(tmp_path):
