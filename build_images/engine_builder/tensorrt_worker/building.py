@@ -52,7 +52,11 @@ def build(request: dict[str, Any], log: Log) -> dict[str, Any]:
     if plan is None:
         if log.out_of_memory:
             raise cuda.out_of_memory(log.reason())
-        raise WorkerError(CACHE_MISS if request["replay"] else NO_PLAN, reason=log.reason())
+        # Only a library that can stop at a miss makes no plan for one, and then it speaks of the cache.
+        missed = (
+            request["replay"] and library.offers("error_on_cache_miss") and "cache" in log.reason().lower()
+        )
+        raise WorkerError(CACHE_MISS if missed else NO_PLAN, reason=log.reason())
     after = bytes(config.get_timing_cache().serialize())
     if request["replay"] and len(after) != len(before):
         grew = f"the cache grew from {len(before)} to {len(after)} bytes"
