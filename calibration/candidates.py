@@ -15,10 +15,9 @@ import onnxruntime
 
 from artifacts.store import Store
 from calibration.cache import CACHE_FILE, cache_of
-from calibration.emit import Weighted, activation_scale, quantized_weights, weighted_operators
+from calibration.emit import Quantized, Weighted, activation_scale, quantized_weights, weighted_operators
 from calibration.mixed import (
     JUDGED,
-    Quantized,
     answers,
     find_mixed,
     least_cosine,
@@ -53,6 +52,7 @@ def calibrate(checkpoint: Path, onnx_file: Path, spec: ReleaseSpec, folder: Path
     the histograms and every method's ranges.
     """
     samples = calibration_samples(checkpoint, spec)
+    dataset = dataset_sha256(samples)
     model = onnx.load(str(onnx_file))
     operators = weighted_operators(model)
     tensors = list(dict.fromkeys(operator.activation for operator in operators))
@@ -66,7 +66,7 @@ def calibrate(checkpoint: Path, onnx_file: Path, spec: ReleaseSpec, folder: Path
     methods: dict[str, Any] = {}
     written: dict[str, Quantized] = {}
     counts = {"operators": len(operators), "activations": len(tensors), "weights": len(weights)}
-    for method, ranges in _kept(model, histograms, spec, samples, folder).items():
+    for method, ranges in _kept(model, histograms, spec, len(samples), dataset, folder).items():
         made = {
             one: Quantized(model=model, operators=operators, weights=weights, ranges=ranges, form=one)
             for one in forms
@@ -79,7 +79,7 @@ def calibrate(checkpoint: Path, onnx_file: Path, spec: ReleaseSpec, folder: Path
     return {
         "schema": 1,
         "samples": len(samples),
-        "dataset_sha256": dataset_sha256(samples),
+        "dataset_sha256": dataset,
         "bins": BINS,
         "onnxruntime": onnxruntime.__version__,
         "judged": len(judge.samples),
@@ -91,7 +91,8 @@ def _kept(
     model: onnx.ModelProto,
     histograms: Mapping[str, Histogram],
     spec: ReleaseSpec,
-    samples: Sequence[Sample],
+    samples: int,
+    dataset: str,
     folder: Path,
 ) -> dict[str, dict[str, tuple[float, float]]]:
     """Write `cache.json`; return {method: {tensor: its range}}."""
@@ -99,8 +100,7 @@ def _kept(
         method: {name: find_range(histogram, method) for name, histogram in histograms.items()}
         for method in spec.calibration.methods
     }
-    dataset = dataset_sha256(samples)
-    cache = cache_of(model, histograms, found, samples=len(samples), dataset_sha256=dataset)
+    cache = cache_of(model, histograms, found, samples=samples, dataset_sha256=dataset)
     (folder / CACHE_FILE).write_text(cache.to_json(), encoding="utf-8")
     return found
 
@@ -121,7 +121,7 @@ def _written(
 ) -> dict[str, Any]:
     files = {form: int8_file(form, method) for form in made}
     for form, name in files.items():
-        made[form].write(operators, folder / name)
+        made[form].write(folder / name, operators)
     return {"files": files}
 
 

@@ -91,50 +91,57 @@ def quantized_weights(
     return made
 
 
-def write_int8(
-    model: onnx.ModelProto,
-    operators: Sequence[Weighted],
-    weights: Mapping[str, list[onnx.TensorProto]],
-    ranges: Mapping[str, tuple[float, float]],
-    path: Path,
-    *,
-    form: str = UNSIGNED,
-) -> None:
-    """Write the INT8 candidate. operators: those that become INT8; ranges: (low, high) of every one's activation."""
-    nodes: list[onnx.NodeProto] = []
-    for node, operator, pairs in _with_pairs(model, operators):
-        nodes += [*pairs, node if operator is None else _redirected(node)]
-    _save(model, nodes, _parameters(operators, weights, ranges, form), path)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quantized:
+    """One set of ranges over one model: all that a candidate is written from.
 
-
-def write_shadows(
-    model: onnx.ModelProto,
-    operators: Sequence[Weighted],
-    weights: Mapping[str, list[onnx.TensorProto]],
-    ranges: Mapping[str, tuple[float, float]],
-    path: Path,
-    *,
-    form: str = UNSIGNED,
-) -> dict[str, tuple[str, str]]:
-    """Write the FP32 model with an INT8 shadow beside each operator, that feeds nothing but two outputs of its own.
-
-    {node: (output with the sum of the squared differences, output with the sum of the operator's own squares)}.
+    operators: those that could be INT8; ranges: (low, high) of the activation of each. form: of the activations.
     """
-    nodes: list[onnx.NodeProto] = []
-    told: dict[str, tuple[str, str]] = {}
-    for node, operator, pairs in _with_pairs(model, operators):
-        nodes += [*pairs, node]
-        if operator is not None:
-            shadow, names = _shadow(node)
-            nodes += shadow
-            told[operator.node] = names
-    outputs = [
-        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [])
-        for pair in told.values()
-        for name in pair
-    ]
-    _save(model, nodes, _parameters(operators, weights, ranges, form), path, outputs=outputs)
-    return told
+
+    model: onnx.ModelProto
+    operators: Sequence[Weighted]
+    weights: Mapping[str, list[onnx.TensorProto]]
+    ranges: Mapping[str, tuple[float, float]]
+    form: str = UNSIGNED
+
+    def write(self, path: Path, operators: Sequence[Weighted] | None = None) -> None:
+        """Write the INT8 candidate. operators: those that become INT8, the others stay as they were; None: all."""
+        chosen = self.operators if operators is None else operators
+        nodes: list[onnx.NodeProto] = []
+        for node, operator, pairs in _with_pairs(self.model, chosen):
+            nodes += [*pairs, node if operator is None else _redirected(node)]
+        _save(self.model, nodes, self._parameters(chosen), path)
+
+    def write_shadows(self, path: Path) -> dict[str, tuple[str, str]]:
+        """Write the FP32 model with an INT8 shadow beside each operator, that feeds nothing but two outputs of its own.
+
+        {node: (output with the sum of the squared differences, output with the sum of the operator's own squares)}.
+        """
+        nodes: list[onnx.NodeProto] = []
+        told: dict[str, tuple[str, str]] = {}
+        for node, operator, pairs in _with_pairs(self.model, self.operators):
+            nodes += [*pairs, node]
+            if operator is not None:
+                shadow, names = _shadow(node)
+                nodes += shadow
+                told[operator.node] = names
+        outputs = [
+            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [])
+            for pair in told.values()
+            for name in pair
+        ]
+        _save(self.model, nodes, self._parameters(self.operators), path, outputs=outputs)
+        return told
+
+    def _parameters(self, operators: Sequence[Weighted]) -> list[onnx.TensorProto]:
+        """Scales and zero points of what these operators read, and their weights in INT8."""
+        scale_of = {UNSIGNED: activation_scale, SIGNED: signed_scale}[self.form]
+        made: list[onnx.TensorProto] = []
+        for name in dict.fromkeys(operator.activation for operator in operators):
+            made += _activation_parameters(name, *scale_of(*self.ranges[name]))
+        for name in dict.fromkeys(operator.weight for operator in operators):
+            made += self.weights[name]
+        return made
 
 
 def activation_scale(low: float, high: float) -> tuple[np.float32, np.uint8]:
@@ -197,23 +204,6 @@ def _with_pairs(
         if operator is not None:
             done |= {operator.activation, operator.weight}
         yield node, operator, pairs
-
-
-def _parameters(
-    operators: Sequence[Weighted],
-    weights: Mapping[str, list[onnx.TensorProto]],
-    ranges: Mapping[str, tuple[float, float]],
-    form: str,
-) -> list[onnx.TensorProto]:
-    """Scales and zero points of what these operators read, and their weights in INT8."""
-    scale_of = {UNSIGNED: activation_scale, SIGNED: signed_scale}[form]
-    activations = dict.fromkeys(operator.activation for operator in operators)
-    made = [
-        tensor for name in activations for tensor in _activation_parameters(name, *scale_of(*ranges[name]))
-    ]
-    return made + [
-        tensor for name in dict.fromkeys(one.weight for one in operators) for tensor in weights[name]
-    ]
 
 
 def _shadow(node: onnx.NodeProto) -> tuple[list[onnx.NodeProto], tuple[str, str]]:

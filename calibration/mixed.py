@@ -8,38 +8,21 @@ more candidate beside the whole ones, and the builder judges it on other samples
 
 import math
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import onnx
 import onnxruntime
 
-from calibration.emit import Weighted, write_int8, write_shadows
+from calibration.emit import Quantized, Weighted
 from sluice.cosine import cosines
 from sluice.model_inputs import Sample, batch
 from sluice.signature import TensorSpec
 
 JUDGED: Final = 32  # samples, of those that calibrate: it ranks and picks, nothing is passed by it
 SHARES: Final = (1 / 8, 1 / 4, 3 / 8, 1 / 2)  # of the operators, left in FP32
-Write = Callable[[Sequence[Weighted], Path], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Quantized:
-    """One set of ranges over one model: all that a candidate is written from. form: of the activations."""
-
-    model: onnx.ModelProto
-    operators: Sequence[Weighted]
-    weights: Mapping[str, list[onnx.TensorProto]]
-    ranges: Mapping[str, tuple[float, float]]
-    form: str
-
-    def write(self, operators: Sequence[Weighted], path: Path) -> None:
-        """With these operators in INT8 and the others as they were."""
-        write_int8(self.model, operators, self.weights, self.ranges, path, form=self.form)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,14 +43,7 @@ def noise(quantized: Quantized, samples: Sequence[Sample], inputs: Sequence[Tens
     """{node: squared error of its output over its squares, all samples together}; infinite where it answers zeros."""
     with tempfile.TemporaryDirectory() as work:
         path = Path(work) / "shadows.onnx"
-        names = write_shadows(
-            quantized.model,
-            quantized.operators,
-            quantized.weights,
-            quantized.ranges,
-            path,
-            form=quantized.form,
-        )
+        names = quantized.write_shadows(path)
         session = _session(path)
         wanted = [name for pair in names.values() for name in pair]
         sums = np.zeros(len(wanted))
@@ -111,7 +87,7 @@ def find_mixed(
             operators = tuple(one for one in quantized.operators if one.node not in left)
             if not operators:
                 break
-            quantized.write(operators, path)
+            quantized.write(path, operators)
             cosine = judge(path)
             if cosine >= target:
                 return Mixed(operators=operators, left=left, cosine=cosine)

@@ -8,8 +8,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from calibration.candidates import calibrate_release
-from calibration.emit import quantized_weights, weighted_operators
-from calibration.mixed import Quantized, answers, find_mixed, least_cosine, noise, target_of
+from calibration.emit import Quantized, quantized_weights, weighted_operators
+from calibration.mixed import answers, find_mixed, least_cosine, noise, target_of
 from calibration.ranges import collect, find_range
 from sluice.signature import TensorSpec
 from sluice.spec_types import SIGNED, UNSIGNED
