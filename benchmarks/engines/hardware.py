@@ -7,14 +7,19 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.engines.nvml import Nvml, NvmlError
+from build_images.engine_builder.tensorrt_worker import driver
 
 
 def hardware() -> dict[str, Any]:
     """{gpu, gpu_memory_gib, driver, cuda, tensorrt, torch, onnxruntime, cpu, cores, memory_gib}; null: not there."""
     try:
-        gpu = Nvml().facts()
-    except NvmlError:
+        gpu: dict[str, Any] = {
+            "gpu": driver.device_name(),
+            "gpu_memory_gib": round(driver.total_bytes() / 2**30, 1),
+            "driver": driver.driver_version(),
+            "cuda": driver.cuda_version(),
+        }
+    except driver.Error:
         gpu = dict.fromkeys(("gpu", "gpu_memory_gib", "driver", "cuda"))
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -16,8 +16,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from benchmarks.engines.nvml import Nvml, NvmlError
 from benchmarks.engines.timing import timed
+from build_images.engine_builder.tensorrt_worker import driver
 
 Feed = dict[str, np.ndarray]
 Run = Callable[[Feed], list[np.ndarray]]
@@ -122,24 +122,24 @@ def peak(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
     the most that was resident. context_bytes: of it, before there was a model.
     """
     side, feed, cuda = job["side"], read(job["feed"]), job["device"] == "cuda"
-    nvml = Nvml() if cuda else None
-    before = nvml.used_bytes() if nvml else 0
+    used = driver.used_bytes if cuda else _resident_bytes
+    before = used() if cuda else 0
     import torch
 
     if cuda:
         torch.zeros(1, device="cuda")
-    context = nvml.used_bytes() - before if nvml else _resident_bytes()
+    context = used() - before
     torch_side = TorchSide(job)
     torch_side.to_device(job["device"])
     run = torch_side.run(side)
     most = 0
     for _ in range(job["runs"]):
         run(feed)
-        most = max(most, nvml.used_bytes() - before if nvml else _resident_bytes())
+        most = max(most, used() - before)
     yield {
         "side": side,
         "driver_bytes": most,
-        "process_bytes": _process_bytes(nvml),
+        "process_bytes": _process_bytes() if cuda else None,
         "allocated_bytes": torch.cuda.max_memory_allocated() if cuda else None,
         "context_bytes": context,
         "n": job["runs"],
@@ -188,10 +188,10 @@ def _answers(job: dict[str, Any], run: Run) -> dict[str, Any]:
     return {"answers": job["answers"]}
 
 
-def _process_bytes(nvml: Nvml | None) -> int | None:
+def _process_bytes() -> int | None:
     try:
-        return nvml.process_bytes(os.getpid()) if nvml else None
-    except NvmlError:
+        return driver.process_bytes(os.getpid())
+    except driver.Error:
         return None
 
 

@@ -1,17 +1,16 @@
 """The few calls of the CUDA runtime that running an engine needs, and what the device is.
 
-`cuda-bindings` carries a runtime of its own, so that no CUDA toolkit has to be found. Its calls
-answer (error, values…).
+`cuda-bindings` carries a runtime of its own, so that no CUDA toolkit has to be found. Its calls answer
+(error, values…).
 """
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
-import pynvml
 from cuda.bindings import runtime as cudart
 
+from build_images.engine_builder.tensorrt_worker import driver
 from build_images.engine_builder.tensorrt_worker.protocol import FAULT, NO_DEVICE, OUT_OF_MEMORY, WorkerError
 
 _begun = False
@@ -34,9 +33,8 @@ def call(answer: tuple) -> Any:
 
 def out_of_memory(reason: str) -> WorkerError:
     """With what the device had free before this process took any, by the driver."""
-    memory = pynvml.nvmlDeviceGetMemoryInfo(_handle())
-    free = int(memory.free) if _free_at_first is None else _free_at_first
-    return WorkerError(OUT_OF_MEMORY, reason=reason, free_bytes=free, total_bytes=int(memory.total))
+    free = driver.free_bytes() if _free_at_first is None else _free_at_first
+    return WorkerError(OUT_OF_MEMORY, reason=reason, free_bytes=free, total_bytes=driver.total_bytes())
 
 
 def begin() -> None:
@@ -44,7 +42,10 @@ def begin() -> None:
     global _begun, _free_at_first  # noqa: PLW0603
     if _begun:
         return
-    _free_at_first = int(pynvml.nvmlDeviceGetMemoryInfo(_handle()).free)
+    try:
+        _free_at_first = driver.free_bytes()
+    except driver.Error as error:
+        raise WorkerError(NO_DEVICE, reason=f"no NVIDIA driver ({error})") from error
     error, count = cudart.cudaGetDeviceCount()
     if error != cudart.cudaError_t.cudaSuccess or not count:
         raise WorkerError(NO_DEVICE, reason=f"CUDA finds no device ({error.name})")
@@ -54,36 +55,16 @@ def begin() -> None:
 
 
 def facts() -> dict[str, Any]:
-    """{arch, name, sm_count, memory_bytes, driver, cuda, mig}: by the driver, not by a label."""
+    """{arch, name, sm_count, memory_bytes, driver, cuda}: by the driver, not by a label."""
     attribute = cudart.cudaDeviceAttr
     value = lambda which: int(call(cudart.cudaDeviceGetAttribute(which, 0)))  # noqa: E731
     major = value(attribute.cudaDevAttrComputeCapabilityMajor)
     minor = value(attribute.cudaDevAttrComputeCapabilityMinor)
-    name = pynvml.nvmlDeviceGetName(_handle())
-    driver = pynvml.nvmlSystemGetDriverVersion()
-    cuda = int(call(cudart.cudaDriverGetVersion()))
     return {
         "arch": f"sm_{major}{minor}",
-        "name": name.decode() if isinstance(name, bytes) else str(name),
+        "name": driver.device_name(),
         "sm_count": value(attribute.cudaDevAttrMultiProcessorCount),
-        "memory_bytes": int(pynvml.nvmlDeviceGetMemoryInfo(_handle()).total),
-        "driver": driver.decode() if isinstance(driver, bytes) else str(driver),
-        "cuda": f"{cuda // 1000}.{cuda % 1000 // 10}",
+        "memory_bytes": driver.total_bytes(),
+        "driver": driver.driver_version(),
+        "cuda": driver.cuda_version(),
     }
-
-
-def used_bytes() -> int:
-    """Memory in use on the device, by everybody, as the driver counts it. Creates no context."""
-    return int(pynvml.nvmlDeviceGetMemoryInfo(_handle()).used)
-
-
-def _handle() -> Any:
-    """The first device that CUDA may see. With CUDA_VISIBLE_DEVICES it need not be the driver's first."""
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError as error:
-        raise WorkerError(NO_DEVICE, reason=f"no NVIDIA driver ({error})") from error
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
-    if visible.startswith(("GPU-", "MIG-")):
-        return pynvml.nvmlDeviceGetHandleByUUID(visible)
-    return pynvml.nvmlDeviceGetHandleByIndex(int(visible) if visible.isdigit() else 0)

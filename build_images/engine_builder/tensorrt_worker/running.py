@@ -17,7 +17,7 @@ import numpy as np
 import tensorrt as trt
 from cuda.bindings import runtime as cudart
 
-from build_images.engine_builder.tensorrt_worker import cuda, library
+from build_images.engine_builder.tensorrt_worker import cuda, driver, library
 from build_images.engine_builder.tensorrt_worker.cuda import call
 from build_images.engine_builder.tensorrt_worker.log import Log
 from build_images.engine_builder.tensorrt_worker.protocol import FAULT, NO_PROFILE, NOT_LOADED, WorkerError
@@ -269,14 +269,14 @@ def peak(
 
     By the driver's count of the whole device, before CUDA is begun and after every run: nobody else may be on it.
     """
-    before = cuda.used_bytes()
+    before = driver.used_bytes()
     cuda.begin()
     engine = Engine(path, log, weights=weights)
     bound = engine.bound(feed)
-    most = cuda.used_bytes()
+    most = driver.used_bytes()
     for _ in range(runs):
         bound.run(feed)
-        most = max(most, cuda.used_bytes())
+        most = max(most, driver.used_bytes())
     return {"peak_memory_bytes": most - before, "before_bytes": before}
 
 
