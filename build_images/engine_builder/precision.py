@@ -18,6 +18,8 @@ from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 from onnxruntime.transformers import float16
 
+from build_images.engine_builder.attention import scale_queries
+from build_images.engine_builder.key_masks import fold_key_masks
 from sluice.errors import FatalError
 
 # Sums over an axis, squares and exponentials pass 65 504 for values that are ordinary themselves; a normalisation
@@ -45,6 +47,7 @@ def write_fp16(source: Path, target: Path) -> None:
         )
     _name_nodes(model.graph)
     _lift_constants(model.graph)
+    scale_queries(model.graph)
     _lower_masks(model.graph)
     kept = _readers_of_what_fp16_cannot_hold(model.graph)
     wanted = _interface(model)
@@ -65,10 +68,15 @@ def write_fp16(source: Path, target: Path) -> None:
 
 
 def flagged(source: Path, target: Path) -> tuple[Path, frozenset[str]]:
-    """For a library whose flags decide the precision: a file with every node named, masks lowered, and the weights of
-    Q/DQ pairs in FP32; and the names of the nodes that must stay in FP32. It is `source` where that is so already."""
+    """For a library whose flags decide the precision: the file to build, and the nodes that must stay in FP32.
+
+    In the file attention has the form that is fused, masks are lowered, the weights of Q/DQ pairs are FP32, and every
+    node has a name. It is `source` where that is so already.
+    """
     model = _read(source)
     changed = _quantize_within(model.graph)
+    changed |= scale_queries(model.graph)
+    changed |= fold_key_masks(model)
     changed |= _name_nodes(model.graph)
     changed |= _lower_masks(model.graph)
     kept = _readers_of_what_fp16_cannot_hold(model.graph)
