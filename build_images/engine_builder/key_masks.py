@@ -4,12 +4,12 @@ Problem: TensorRT 8.6 fuses softmax(Q K^T) V into one kernel, and does not where
 scores of every head are written out and read back, which at 32 x 512 tokens is most of the time and of the memory.
 The sum is a product with one channel more: Q K^T + m = [Q, 1] [K, m]^T. That channel comes from the bias of the
 projection that makes Q, so no operator is added but one sum on K; widths are filled up with zeros to what the kernels
-take. Invariants: the graph computes the same; an attention that does not look exactly as expected is left as it is.
+take. Invariants: every row that keeps a key answers as it did, and one that keeps none something finite; an attention
+that does not look exactly as expected is left as it is.
 """
 
-import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -38,13 +38,23 @@ def fold_key_masks(model: onnx.ModelProto) -> bool:
         _fold(view, one)
     gone = {one.masked for one in found}
     kept = [node for node in graph.node if not gone & set(node.output)]
-    used = {name for node in kept for name in node.input}
+    used = {*_reads(kept), *(value.name for value in (*graph.input, *graph.output))}
     left = [tensor for tensor in graph.initializer if tensor.name in used]
     del graph.node[:], graph.initializer[:], graph.value_info[:]
     graph.node.extend(kept)
     graph.initializer.extend(left)
     OnnxModel.graph_topological_sort(graph)
     return True
+
+
+def _reads(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:
+    """Names that these nodes read, and the graphs within them."""
+    for node in nodes:
+        yield from node.input
+        for attribute in node.attribute:
+            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+                yield from (value.name for value in inner.output)
+                yield from _reads(inner.node)
 
 
 class _OtherFormError(Exception):
@@ -62,7 +72,9 @@ class _View:
             for name in node.input:
                 self.readers.setdefault(name, []).append(node)
         self.outputs = {value.name for value in self.graph.output}
-        self.tensors = {tensor.name: tensor for tensor in self.graph.initializer}
+        given = {value.name for value in self.graph.input}  # an initializer among them is a default
+        self.names = {*self.producers, *given}
+        self.tensors = {one.name: one for one in self.graph.initializer if one.name not in given}
         self.shapes = _shapes(model)
         self.channels: set[str] = set()  # made of masks by now: several attentions share one
 
@@ -96,11 +108,16 @@ class _View:
         return readers[0]
 
     def add(self, name: str, value: np.ndarray) -> str:
-        """A constant under this name."""
-        if name not in self.tensors:
-            self.tensors[name] = numpy_helper.from_array(value, name)
-            self.graph.initializer.append(self.tensors[name])
-        return name
+        """Name of a constant with this value: this one, or the next that is free."""
+        free, number = name, 1
+        while (known := self.constant(free)) is not None or free in self.names:
+            if known is not None and known.dtype == value.dtype and np.array_equal(known, value):
+                return free
+            number += 1
+            free = f"{name}_{number}"
+        self.tensors[free] = numpy_helper.from_array(value, free)
+        self.graph.initializer.append(self.tensors[free])
+        return free
 
     def _read_once(self, name: str) -> bool:
         return len(self.readers.get(name, ())) == 1 and name not in self.outputs
@@ -209,6 +226,8 @@ def _weight(view: _View, product: onnx.NodeProto) -> _Weight:
         dequantize = view.before([name], "DequantizeLinear")
         quantize = view.before(dequantize.input[:1], "QuantizeLinear")
         _need(quantize.input[1:] == dequantize.input[1:])
+        by_column = all(_attribute(node, "axis", 1) in (1, -1) for node in (quantize, dequantize))
+        _need(by_column or view.needed(quantize.input[1]).size == 1)
         name, pair = quantize.input[0], (quantize, dequantize)
     matrix = view.needed(name)
     _need(matrix.dtype == np.float32 and matrix.ndim == 2)
@@ -217,8 +236,10 @@ def _weight(view: _View, product: onnx.NodeProto) -> _Weight:
 
 def _weight_behind(view: _View, node: onnx.NodeProto) -> _Weight:
     """Of the projection that reads what this node makes, through a Q/DQ pair or not."""
-    with contextlib.suppress(_OtherFormError):
-        node = view.behind(view.behind(node, "QuantizeLinear"), "DequantizeLinear")
+    if any(one.op_type == "QuantizeLinear" for one in view.readers.get(node.output[0], ())):
+        quantize = view.behind(node, "QuantizeLinear")
+        node = view.behind(quantize, "DequantizeLinear")
+        _need(all(view.needed(one.input[1]).size == 1 for one in (quantize, node)))
     return _weight(view, view.behind(node, "MatMul"))
 
 
@@ -246,8 +267,7 @@ def _fold(view: _View, one: _Attention) -> None:
         side.bias.input[:] = [new if name == old else name for name in side.bias.input]
         _set_last(view, side.reshape, wide)
     _widen_weight(view, one.output, width, wide, columns=False)
-    if _target(view, one.merge)[-1] != -1:
-        _set_last(view, one.merge, len(one.output.matrix) // width * wide)
+    _set_last(view, one.merge, len(one.output.matrix) // width * wide)
     scores = one.product.output[0]
     keys = f"{scores}_keys"
     channel = _channel(view, one.mask, width, wide)
@@ -281,7 +301,7 @@ def _widen_weight(view: _View, weight: _Weight, width: int, wide: int, *, column
     for place, fill in ((1, 1), (2, 0)) if columns else ():  # a column of zeros has any scale
         name = weight.pair[0].input[place] if len(weight.pair[0].input) > place else ""
         old = view.constant(name)
-        if old is not None and old.ndim == 1:
+        if old is not None and old.size > 1:
             grown = view.add(f"{name}_wide", _wider(old, width, wide, fill=fill))
             for part in weight.pair:
                 part.input[place] = grown

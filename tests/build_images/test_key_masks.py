@@ -7,6 +7,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from build_images.engine_builder.key_masks import fold_key_masks
+from build_images.engine_builder.precision import flagged
 
 HEADS, STEP, COLUMNS = 2, 0.02, (0, 2, 3, 1)
 
@@ -211,6 +212,22 @@ def also(made, name, end):
     made.graph.output.append(value(end, [None] * (3 if name in ("q_sum", "merged") else 4)))
 
 
+def by_rows(made):
+    for name in ("q_quantized", "q_dequantized"):
+        node(made, name).attribute[0].i = 0
+
+
+def by_channel(made):
+    for name in ("merged_quantized", "merged_dequantized"):
+        node(made, name).attribute[0].i = 2
+    put(made, "merged_scale", np.linspace(0.01, 0.03, 8, dtype=np.float32))
+    put(made, "merged_zero", np.zeros(8, np.int8))
+
+
+def given_as_default(made, name):
+    made.graph.input.append(value(name, [8, 8]))
+
+
 QUANTIZED, SHAPES = {"quantized": ("q",)}, {"form": "shapes"}
 OTHERS = {
     "mask-per-query": ({"over": "queries"},),
@@ -232,6 +249,9 @@ OTHERS = {
     "no-bias": ({}, without, "q_sum", "q_product"),
     "interleaved-heads": ({}, interleaved),
 }
+OTHERS["scale-per-row-of-weights"] = (QUANTIZED, by_rows)
+OTHERS["activation-scale-per-channel"] = ({"quantized": ("activation",)}, by_channel)
+OTHERS["weight-that-callers-may-give"] = ({}, given_as_default, "q_weight")
 for tensor in ("scores", "masked", "softmax", "attended", "k", "scaled", "q_sum", "merged"):
     OTHERS[f"{tensor}-is-an-output"] = ({}, also, tensor, tensor)
     OTHERS[f"{tensor}-is-read"] = ({}, also, tensor, "negative")
@@ -247,3 +267,83 @@ def test_what_has_another_form_is_left(case):
     assert all(np.isfinite(one).all() for one in answers(made, feeds())), "a graph that works"
     before = made.SerializeToString()
     assert (fold_key_masks(made), made.SerializeToString()) == (False, before)
+
+
+def one_scale(made):
+    put(made, "q_scale", np.array([0.02], np.float32))
+    put(made, "q_zero", np.array([0], np.int8))
+
+
+def one_weight_twice(made):
+    node(made, "y").input[1] = "q_weight"
+
+
+def names_taken(made):
+    put(made, "dimension_8", np.array([3]))
+    put(made, "q_weight_wide", np.ones(3, np.float32))
+    made.graph.node.append(helper.make_node("Neg", ["dimension_8"], ["unread"]))
+
+
+def weight_as_output(made):
+    made.graph.output.append(value("q_weight", [8, 8]))
+
+
+def weight_in_a_branch(made):
+    branch = helper.make_graph(
+        [helper.make_node("Identity", ["q_weight"], ["weights"])], "b", [], [value("weights", [8, 8])]
+    )
+    put(made, "yes", np.array(True))
+    made.graph.node.append(
+        helper.make_node("If", ["yes"], ["also"], "if", then_branch=branch, else_branch=branch)
+    )
+    made.graph.output.append(value("also", [8, 8]))
+
+
+UNUSUAL = {
+    "one-scale-in-a-list": (QUANTIZED, one_scale),
+    "one-weight-twice": ({}, one_weight_twice),
+    "names-taken": (SHAPES, names_taken),
+    "weight-is-an-output": ({}, weight_as_output),
+    "weight-is-read-in-a-branch": ({}, weight_in_a_branch),
+}
+
+
+@pytest.mark.parametrize(("changes", "edit"), UNUSUAL.values(), ids=UNUSUAL)
+def test_what_is_unusual_beside_it_stays_as_it_was(changes, edit):
+    made, given = model(**changes), list(feeds())
+    edit(made)
+    wanted = answers(made, given)
+    assert fold_key_masks(made)
+    for got, want in zip(answers(made, given), wanted, strict=True):
+        assert got == pytest.approx(want, rel=1e-5, abs=1e-5)
+
+
+def test_a_row_without_a_key_is_finite_and_an_infinite_mask_hides():
+    made, (*_, feed) = model(by=-np.inf), feeds()
+    feed["keep"] = (np.arange(27) % 2).reshape(3, 9).astype(np.float32)
+    feed["keep"][1] = 0
+    node(made, "mask").op_type = "Where"
+    node(made, "mask").input[:] = ["is_hidden", "hidden_by", "hidden"]
+    at = next(at for at, one in enumerate(made.graph.node) if one.name == "mask")
+    made.graph.node.insert(at, helper.make_node("Cast", ["hidden"], ["is_hidden"], to=TensorProto.BOOL))
+    (wanted,) = answers(made, [feed])
+    assert fold_key_masks(made)
+    (got,) = answers(made, [feed])
+    assert got[[0, 2]] == pytest.approx(wanted[[0, 2]], rel=1e-5, abs=1e-5)
+    assert np.isfinite(got).all()
+
+
+def test_a_file_for_a_library_with_flags_has_scores_scaled_first_and_then_folded(tmp_path):
+    made, given = model(scale=None), list(feeds())
+    put(made, "late", np.float32(0.3))
+    at = next(at for at, one in enumerate(made.graph.node) if one.name == "masked")
+    made.graph.node.insert(at, helper.make_node("Mul", ["scores", "late"], ["late_scores"], "late_scale"))
+    node(made, "masked").input[0] = "late_scores"
+    wanted = answers(made, given)
+    onnx.save(made, tmp_path / "source.onnx")
+    path, _ = flagged(tmp_path / "source.onnx", tmp_path / "flagged.onnx")
+    written = onnx.load(path)
+    assert node(written, "softmax").input[0] in node(written, "scores").output
+    assert all(one.name for one in written.graph.node)
+    for got, want in zip(answers(written, given), wanted, strict=True):
+        assert got == pytest.approx(want, rel=1e-5, abs=1e-5)
