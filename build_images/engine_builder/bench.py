@@ -4,13 +4,18 @@ import itertools
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from build_images.engine_builder.accuracy import Accuracy, accuracy, references, repeated
 from build_images.engine_builder.backend import Backend, Candidate, Layers
-from build_images.engine_builder.errors import NoPlanError, UnsupportedNodeError
+from build_images.engine_builder.errors import (
+    DeviceMemoryError,
+    LargestShapeError,
+    NoPlanError,
+    UnsupportedNodeError,
+)
 from build_images.engine_builder.measure import Timing
 from build_images.engine_builder.request import BuildRequest
 from build_images.engine_builder.settings import BuildSettings, settings_of
@@ -20,6 +25,8 @@ from sluice.model_inputs import batches, fill, label
 from sluice.spec import ReleaseSpec, Target
 
 ONE_PROFILE: Final = "one profile"
+# Of one candidate: another precision may do.
+OF_ONE: Final = (NoPlanError, UnsupportedNodeError, DeviceMemoryError, LargestShapeError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,11 +59,12 @@ class Profile:
 
 @dataclass(frozen=True, slots=True)
 class _Built:
-    """An engine, the seconds that it took, and what the backend tells of it."""
+    """An engine, the seconds that it took, what the backend tells of it, and its memory at the largest shape."""
 
     engine: Path
     seconds: float
     told: Mapping[str, Any]
+    peak_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,18 +105,11 @@ class Bench:
         return label(_opt_sizes(self.spec))
 
     def profile(self, candidates: Sequence[Candidate]) -> tuple[dict[str, Profile], dict[str, FatalError]]:
-        """Build and measure every candidate, accuracy against the FP32 ONNX; and those that the library does not build.
+        """Build and measure every candidate, accuracy against the FP32 ONNX; and those that cannot be built or served.
 
         Where an engine cannot run, the very ONNX that it is built from is judged instead, and nothing is timed.
         """
-        built: dict[str, _Built] = {}
-        failed: dict[str, FatalError] = {}
-        for one in candidates:
-            try:
-                built[one.name] = self._built(one, one.name, self.settings)
-            except (NoPlanError, UnsupportedNodeError) as error:  # of this graph; another precision may do
-                print(f"not built: {one.name}: {error.message}", flush=True)
-                failed[one.name] = error
+        built, failed = self._all_built(candidates)
         made = [one for one in candidates if one.name in built]
         engines = {name: one.engine for name, one in built.items()}
         judged = self._judged(made, engines)
@@ -120,7 +121,7 @@ class Bench:
                 accuracy=judged[one.name][0],
                 task=judged[one.name][1],
                 timings={shape: measured[one.name] for shape, measured in timings.items()},
-                peak_memory_bytes=self._peak(engines[one.name]),
+                peak_memory_bytes=built[one.name].peak_bytes,
                 engine_bytes=_bytes(engines[one.name].parent),
                 build_seconds=built[one.name].seconds,
                 build=built[one.name].told,
@@ -128,6 +129,19 @@ class Bench:
             for one in made
         }
         return profiles, failed
+
+    def _all_built(self, candidates: Sequence[Candidate]) -> tuple[dict[str, _Built], dict[str, FatalError]]:
+        """Each runs its largest shape alone first: one that fails there need not be timed beside the others."""
+        built: dict[str, _Built] = {}
+        failed: dict[str, FatalError] = {}
+        for one in candidates:
+            try:
+                made = self._built(one, one.name, self.settings)
+                built[one.name] = replace(made, peak_bytes=self._peak(made.engine))
+            except OF_ONE as error:
+                print(f"left out: {one.name}: {error.message}", flush=True)
+                failed[one.name] = error
+        return built, failed
 
     def layers(self, engine: Path) -> Layers | None:
         """The slowest layers at the shape that ranks; None where the engine cannot run or the library does not tell."""
@@ -149,7 +163,7 @@ class Bench:
             return None
         try:
             built = self._built(best.candidate, ONE_PROFILE, settings.one_profile())
-        except NoPlanError as error:  # it is for the report alone
+        except OF_ONE as error:  # it is for the report alone
             print(f"not compared with one profile: {error.message}", flush=True)
             return None
         timed = self._timings({"own": best.engine, ONE_PROFILE: built.engine})

@@ -295,6 +295,29 @@ def test_an_engine_that_is_wrong_in_the_largest_batch_alone_is_not_accurate(tmp_
     assert (judged["samples"], judged["cosine_min"], judged["max_abs"]) == (12, -1.0, None)
 
 
+def test_a_candidate_that_fails_at_the_largest_shape_leaves_the_others(tmp_path, built):
+    def change(graph):
+        graph.node[-1].output[0] = "whole"
+        for name, value in {"first": 0, "offset": -4, "least": 0, "ones": np.ones(1, np.float32)}.items():
+            graph.initializer.append(numpy_helper.from_array(np.array(value), name))
+        graph.node.extend(
+            [
+                helper.make_node("Shape", ["whole"], ["shape"]),
+                helper.make_node("Gather", ["shape", "first"], ["batch_size"]),
+                helper.make_node("Add", ["batch_size", "offset"], ["above"]),
+                helper.make_node(
+                    "Max", ["above", "least"], ["place"]
+                ),  # 1, of a list of one, where the batch is 5
+                helper.make_node("Gather", ["ones", "place"], ["factor"]),
+                helper.make_node("Mul", ["whole", "factor"], ["y"]),
+            ]
+        )
+
+    choice = build_release(with_one_int8_changed(tmp_path, built, change), built[1], ARCH)
+    assert "fails at its largest shape, x [5, 6, 8]" in choice.rejected["int8-minmax"]
+    assert choice.name != "int8-minmax"
+
+
 def test_options_of_plans_mean_nothing_to_a_backend_that_has_none(tmp_path):
     options = {"strip_weights": True, "timing_cache": "ab" * 32, "hardware_compatibility": "ampere_plus"}
     store, release = released(
