@@ -2,7 +2,7 @@
 
 Problem: an engine has other kernels for other batch sizes, and one that is right for a lone row may be wrong for all
 that are served together. Invariants: outputs are compared by name and shape before by value; NaN and infinity never
-pass; every batch size that is served counts for the worst.
+pass; every bucket of the batch axis counts for the worst, with rows of different lengths.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,6 +13,8 @@ import numpy as np
 
 from build_images.engine_builder.runs import Feed, Run
 from sluice.cosine import cosines
+from sluice.model_inputs import Sample, batch, shapes_of
+from sluice.signature import TensorSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,15 +37,39 @@ class Accuracy:
 Expected = list[tuple[Feed, dict[str, np.ndarray]]]  # feeds with the FP32 ONNX's answers
 
 
-def repeated(feeds: Sequence[Feed], sizes: Sequence[int]) -> Iterator[Feed]:
-    """Batches of each of `sizes`, all rows of each the same real sample: the shortest of `feeds`, then the longest.
+@dataclass(frozen=True, slots=True)
+class Mixed:
+    """Different samples in one batch, padded as a server pads. cuts: by row, {output: what of it is no padding}."""
 
-    A sample keeps its own length that way: padding would be compared as well, and nobody reads it.
-    """
-    by_size = sorted(feeds, key=lambda feed: sum(array.size for array in feed.values()))
+    feed: Feed
+    cuts: tuple[Mapping[str, tuple[slice, ...]], ...]
+
+    def rows(self, answer: Mapping[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
+        """Each row alone. An output of another rank is left whole, and so has no shape that is wanted."""
+        for number, cut in enumerate(self.cuts):
+            yield {
+                name: array[number : number + 1][(slice(None), *cut[name])]
+                if name in cut and array.ndim == len(cut[name]) + 1
+                else array
+                for name, array in answer.items()
+            }
+
+
+def mixed(
+    samples: Sequence[Sample],
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    sizes: Sequence[int],
+) -> Iterator[Mixed]:
+    """A batch of each of `sizes`, from the shortest of the samples to the longest, evenly."""
+    by_size = sorted(samples, key=lambda sample: sum(array.size for array in sample.values()))
+    first = inputs[0].dims[0]
+    outputs = [one for one in outputs if one.dims and one.dims[0] == first]
     for size in sizes:
-        for feed in (by_size[0], by_size[-1]):
-            yield {name: np.repeat(array[:1], size, axis=0) for name, array in feed.items()}
+        chosen = [by_size[place] for place in np.linspace(0, len(by_size) - 1, size).round().astype(int)]
+        shapes = [shapes_of(batch([sample], inputs), inputs, outputs) for sample in chosen]
+        cuts = tuple({name: tuple(map(slice, shape[1:])) for name, shape in one.items()} for one in shapes)
+        yield Mixed(batch(chosen, inputs), cuts)
 
 
 def references(run: Run, feeds: Iterable[Feed]) -> Expected:
@@ -52,17 +78,19 @@ def references(run: Run, feeds: Iterable[Feed]) -> Expected:
 
 
 def accuracy(
-    run: Run, samples: Expected, batches: Sequence[tuple[Feed, dict[str, np.ndarray]]] = ()
+    run: Run, samples: Expected, batches: Sequence[tuple[Mixed, dict[str, np.ndarray]]] = ()
 ) -> dict[str, Accuracy]:
-    """By output name. batches: at other batch sizes, for the worst alone. ValueError on nothing to compare."""
+    """By output name. batches: with the FP32 ONNX's answers, for the worst row alone. ValueError without samples."""
     if not samples:
         raise ValueError("no samples to compare on")
     of_samples = [(answer, run(feed)) for feed, answer in samples]
-    of_batches = [(answer, run(feed)) for feed, answer in batches]
+    of_rows = [
+        rows
+        for one, answer in batches
+        for rows in zip(one.rows(answer), one.rows(run(one.feed)), strict=True)
+    ]
     found = {name: _of_output(name, of_samples) for name in samples[0][1]}
-    return {
-        name: _worst(one, _of_output(name, of_batches)) if of_batches else one for name, one in found.items()
-    }
+    return {name: _worst(one, _of_output(name, of_rows)) if of_rows else one for name, one in found.items()}
 
 
 def _worst(one: Accuracy, other: Accuracy) -> Accuracy:

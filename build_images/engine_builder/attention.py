@@ -7,7 +7,7 @@ Source: NVIDIA's TensorRT documentation, "Fused Attention".
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 import numpy as np
@@ -23,7 +23,7 @@ def scale_queries(graph: onnx.GraphProto) -> bool:
     """Move every scale of attention scores to the queries, in place; whether there was any."""
     producers = {name: node for node in graph.node for name in node.output}
     numbers = set(_numbers(graph))
-    readers = Counter(name for node in graph.node for name in node.input)
+    readers = Counter(_reads(graph.node))
     readers.update(value.name for value in graph.output)
     found = {
         product.output[0]: (product, scale) for product, scale in _scales(graph, producers, numbers, readers)
@@ -85,11 +85,20 @@ def _before(softmax: onnx.NodeProto, producers: Mapping[str, onnx.NodeProto]) ->
 def _swap(product: onnx.NodeProto, scale: onnx.NodeProto, numbers: set[str]) -> None:
     queries, scores = product.input[0], scale.output[0]
     number = next(name for name in scale.input if name in numbers)
-    scaled = f"{scores}_queries"
+    scaled = f"{scores}_scaled_queries"
     scale.input[:] = [queries, number]
     scale.output[:] = [scaled]
     product.input[0] = scaled
     product.output[:] = [scores]
+
+
+def _reads(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:
+    """Names that these nodes read, and the graphs within them."""
+    for node in nodes:
+        yield from node.input
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _reads(attribute.g.node)
 
 
 def _numbers(graph: onnx.GraphProto) -> Iterator[str]:

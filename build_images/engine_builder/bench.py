@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from build_images.engine_builder.accuracy import Accuracy, accuracy, references, repeated
+from build_images.engine_builder.accuracy import Accuracy, accuracy, mixed, references
 from build_images.engine_builder.backend import Backend, Candidate, Layers
 from build_images.engine_builder.errors import (
     DeviceMemoryError,
@@ -20,7 +20,7 @@ from build_images.engine_builder.measure import Timing
 from build_images.engine_builder.request import BuildRequest
 from build_images.engine_builder.settings import BuildSettings, settings_of
 from build_images.engine_builder.task import TaskBench, TaskResult
-from sluice.errors import FatalError
+from sluice.errors import FatalError, SluiceError
 from sluice.model_inputs import batches, fill, label
 from sluice.spec import ReleaseSpec, Target
 
@@ -163,10 +163,10 @@ class Bench:
             return None
         try:
             built = self._built(best.candidate, ONE_PROFILE, settings.one_profile())
-        except OF_ONE as error:  # it is for the report alone
+            timed = self._timings({"own": best.engine, ONE_PROFILE: built.engine})
+        except SluiceError as error:  # it is for the report alone
             print(f"not compared with one profile: {error.message}", flush=True)
             return None
-        timed = self._timings({"own": best.engine, ONE_PROFILE: built.engine})
         return {
             shape: {
                 "p50_ms": both["own"].p50_ms,
@@ -187,10 +187,11 @@ class Bench:
         self, candidates: Sequence[Candidate], engines: Mapping[str, Path]
     ) -> dict[str, tuple[dict[str, Accuracy], TaskResult | None]]:
         backend, spec, threads = self.backend, self.spec, self.threads
-        feeds = list(batches(self.request.samples, spec.model.inputs, lambda axis: spec.model.axes[axis].min))
+        feeds = batches(self.request.samples, spec.model.inputs, lambda axis: spec.model.axes[axis].min)
         reference = backend.reference(self.request.onnx, threads=threads)
         expected = references(reference, feeds)
-        served = references(reference, repeated(feeds, self._batch_sizes()))
+        rows = mixed(self.request.samples, spec.model.inputs, spec.model.outputs, self._batch_sizes())
+        served = [(one, reference(one.feed)) for one in rows]
         task = TaskBench(spec, self.request.samples, self.request.pairs, reference)
         found = {}
         for one in candidates:

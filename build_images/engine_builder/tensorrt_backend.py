@@ -14,12 +14,21 @@ import numpy as np
 
 from build_images.engine_builder.backend import Backend, Candidate, Layers
 from build_images.engine_builder.device import require_arch
-from build_images.engine_builder.errors import NoPlanError, TimingCacheError, UnsupportedNodeError
+from build_images.engine_builder.errors import (
+    DeviceMemoryError,
+    LargestShapeError,
+    NoDeviceError,
+    NoLibraryError,
+    NoPlanError,
+    TimingCacheError,
+    UnsupportedNodeError,
+)
 from build_images.engine_builder.measure import Timing, rows_of, timing
 from build_images.engine_builder.onnxruntime_backend import OnnxRuntimeBackend
 from build_images.engine_builder.runs import Feed, Run
 from build_images.engine_builder.settings import BuildSettings, ShapeRange
 from build_images.engine_builder.tensorrt_process import TensorRtProcess
+from sluice.errors import FatalError
 from sluice.plan import HEAD_BYTES, TENSORRT, read_header, version_text
 from sluice.spec_types import SIGNED
 
@@ -150,14 +159,20 @@ class TensorRtBackend:
 
     def peak_memory_bytes(self, engine: Path, feed: Feed, *, threads: int) -> int:
         self._stop()  # by the driver's count of the whole device: nobody else may come or go meanwhile
-        with TensorRtProcess() as fresh:
-            told = fresh.ask(
-                "peak",
-                engine=str(engine),
-                inputs=str(self._written(feed)),
-                runs=PEAK_RUNS,
-                weights=self._weights_of(engine),
-            )
+        try:
+            with TensorRtProcess() as fresh:
+                told = fresh.ask(
+                    "peak",
+                    engine=str(engine),
+                    inputs=str(self._written(feed)),
+                    runs=PEAK_RUNS,
+                    weights=self._weights_of(engine),
+                )
+        except (DeviceMemoryError, NoDeviceError, NoLibraryError):
+            raise
+        except FatalError as error:  # a launch that failed, an engine that does not load
+            shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in feed.items())
+            raise LargestShapeError(shapes, error.message) from error
         return int(told["peak_memory_bytes"])
 
     def close(self) -> None:

@@ -91,3 +91,15 @@ def test_what_is_no_scale_of_scores_alone_is_left(changes):
     before = model.SerializeToString()
     assert not scale_queries(model.graph)
     assert model.SerializeToString() == before
+
+
+def test_raw_scores_that_a_branch_reads_are_left():
+    model = attention(scale=("Mul", ["raw", "factor"]))
+    value = helper.make_tensor_value_info("told", TensorProto.FLOAT, None)
+    branch = helper.make_graph([helper.make_node("Identity", ["raw"], ["told"])], "b", [], [value])
+    yes = numpy_helper.from_array(np.array(True), "yes")
+    model.graph.initializer.append(yes)
+    model.graph.node.append(helper.make_node("If", ["yes"], ["also"], then_branch=branch, else_branch=branch))
+    before = model.SerializeToString()
+    assert not scale_queries(model.graph)
+    assert model.SerializeToString() == before

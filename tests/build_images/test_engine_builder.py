@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 
-from build_images.engine_builder.accuracy import accuracy, least_cosine
+from build_images.engine_builder.accuracy import accuracy, least_cosine, mixed
 from build_images.engine_builder.backend import backend_of
 from build_images.engine_builder.bench import threads_of
 from build_images.engine_builder.build import build_release
@@ -30,6 +30,7 @@ from build_images.exporter.export import export_release, write_onnx
 from calibration.candidates import calibrate_release
 from sluice.manifest import EngineManifest
 from sluice.model_inputs import TooFewSamplesError
+from sluice.signature import TensorSpec
 from sluice.spec import Target
 from tests.build_images.support import ARCH, MLP, publish_onnx, released, spec_dict, write_checkpoint
 
@@ -357,6 +358,39 @@ def test_accuracy_needs_the_same_outputs_and_shapes():
         assert least_cosine(accuracy(lambda _, got=wrong: got, expected)) == -1.0
     with pytest.raises(ValueError, match="no samples"):
         accuracy(lambda _: answer, [])
+
+
+X, OUT = (TensorSpec(name=name, dtype="float32", dims=("batch", "rows", 4)) for name in "xy")
+MEAN = TensorSpec(name="mean", dtype="float32", dims=("batch", 4))
+
+
+def masked_mean(feed, *, first=False, padding=False):
+    """y: x twice, junk where x is padded; mean: of what is not. first, padding: wrong, for two reasons."""
+    x = feed["x"][[0] * len(feed["x"])] if first else feed["x"]
+    keep = (x != 0).any(axis=-1, keepdims=True)
+    read = np.where(keep, x, np.float32(1)) if padding else x
+    return {"y": np.where(keep, 2 * x, -7), "mean": read.sum(axis=1)}
+
+
+def test_a_batch_has_rows_of_different_lengths_and_padding_is_not_compared():
+    random = np.random.default_rng(2)
+    samples = [{"x": random.normal(size=(rows, 4)).astype(np.float32)} for rows in (5, 1, 3)]
+    alone = [({"x": one["x"][None]}, masked_mean({"x": one["x"][None]})) for one in samples]
+    served = [(one, masked_mean(one.feed)) for one in mixed(samples, [X], [OUT, MEAN], [2, 8])]
+    assert [one.feed["x"].shape for one, _ in served] == [(2, 5, 4), (8, 5, 4)]
+
+    def junk(feed):
+        answer = masked_mean(feed)
+        return {**answer, "y": np.where((feed["x"] != 0).any(axis=-1, keepdims=True), answer["y"], np.nan)}
+
+    assert least_cosine(accuracy(junk, alone, served)) == pytest.approx(1.0)
+    for wrong in ({"first": True}, {"padding": True}):
+        got = accuracy(lambda feed, wrong=wrong: masked_mean(feed, **wrong), alone, served)
+        assert got["mean"].cosine_min < 0.99, wrong
+        assert least_cosine(accuracy(lambda feed, wrong=wrong: masked_mean(feed, **wrong), alone[:1])) > 0.999
+    short = accuracy(lambda feed: {name: one[:1] for name, one in masked_mean(feed).items()}, alone, served)
+    assert least_cosine(short) == -1.0
+    assert accuracy(lambda feed: {"y": masked_mean(feed)["y"][0]}, alone, served)["mean"].cosine_min == -1.0
 
 
 def test_the_label_is_a_wish_and_the_device_the_fact(tmp_path):
