@@ -7,12 +7,14 @@ Source: NVIDIA's TensorRT documentation, "Fused Attention".
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
+
+from build_images.engine_builder.onnx_graph import reads
 
 MASKING: Final = ("Add", "Where")  # may stand between the scale and the Softmax
 
@@ -23,7 +25,7 @@ def scale_queries(graph: onnx.GraphProto) -> bool:
     """Move every scale of attention scores to the queries, in place; whether there was any."""
     producers = {name: node for node in graph.node for name in node.output}
     numbers = set(_numbers(graph))
-    readers = Counter(_reads(graph.node))
+    readers = Counter(reads(graph.node))
     readers.update(value.name for value in graph.output)
     found = {
         product.output[0]: (product, scale) for product, scale in _scales(graph, producers, numbers, readers)
@@ -90,15 +92,6 @@ def _swap(product: onnx.NodeProto, scale: onnx.NodeProto, numbers: set[str]) -> 
     scale.output[:] = [scaled]
     product.input[0] = scaled
     product.output[:] = [scores]
-
-
-def _reads(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:
-    """Names that these nodes read, and the graphs within them."""
-    for node in nodes:
-        yield from node.input
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from _reads(attribute.g.node)
 
 
 def _numbers(graph: onnx.GraphProto) -> Iterator[str]:

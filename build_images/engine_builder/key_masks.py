@@ -9,7 +9,7 @@ that does not look exactly as expected is left as it is.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,6 +17,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 from onnxruntime.transformers.onnx_model import OnnxModel
+
+from build_images.engine_builder.onnx_graph import reads
 
 STEP: Final = 8  # kernels take heads of a multiple of so many channels
 ROWS: Final = [0, 2, 1, 3]  # [batch, sequence, heads, width] -> [batch, heads, sequence, width]
@@ -38,23 +40,13 @@ def fold_key_masks(model: onnx.ModelProto) -> bool:
         _fold(view, one)
     gone = {one.masked for one in found}
     kept = [node for node in graph.node if not gone & set(node.output)]
-    used = {*_reads(kept), *(value.name for value in (*graph.input, *graph.output))}
+    used = {*reads(kept), *(value.name for value in (*graph.input, *graph.output))}
     left = [tensor for tensor in graph.initializer if tensor.name in used]
     del graph.node[:], graph.initializer[:], graph.value_info[:]
     graph.node.extend(kept)
     graph.initializer.extend(left)
     OnnxModel.graph_topological_sort(graph)
     return True
-
-
-def _reads(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:
-    """Names that these nodes read, and the graphs within them."""
-    for node in nodes:
-        yield from node.input
-        for attribute in node.attribute:
-            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-                yield from (value.name for value in inner.output)
-                yield from _reads(inner.node)
 
 
 class _OtherFormError(Exception):

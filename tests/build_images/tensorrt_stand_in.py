@@ -3,7 +3,7 @@
 What it answers is held against what the real one answered on a GPU (see `tensorrt_answers.json`). Its
 arguments, those of `python`, are ignored. TENSORRT_STAND_IN, JSON, tells how to misbehave:
 {"arch": .., "die_in": COMMAND, "hang_in": COMMAND, "errors": {CANDIDATE'S PRECISION: {..}}, "by_network": true,
-"refuse_cache": true}.
+"refuse_cache": true, "fault": [COMMAND, FOLDER OF AN ENGINE]}.
 """
 
 import json
@@ -107,6 +107,9 @@ def main():
             os.kill(os.getpid(), signal.SIGKILL)
         while TOLD.get("hang_in") == command:
             time.sleep(60)
+        if TOLD.get("fault") == [command, Path(request.get("engine", "")).parent.name]:
+            say({"error": {"kind": "fault", "reason": "an illegal memory access"}})
+            continue
         answer = getattr(stand_in, command)(**request)
         say(answer if "error" in answer else {"result": answer})
 

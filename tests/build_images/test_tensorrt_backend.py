@@ -187,6 +187,20 @@ def test_out_of_memory_is_worth_a_retry_only_when_somebody_else_was_on_the_gpu(b
         build(errors=dict.fromkeys(("fp32", "fp16", "int8"), memory))
 
 
+def test_an_engine_that_fails_at_its_largest_shape_leaves_the_others(build):
+    report, manifest, _ = engine_of(*build(fault=["peak", "fp16"]))
+    assert manifest.precision == "int8"
+    assert "fails at its largest shape, x [5, 6, 8]" in report["rejected"]["fp16"]
+    assert "an illegal memory access" in report["rejected"]["fp16"]
+
+
+@pytest.mark.parametrize("command", ["build", "open"])
+def test_a_comparison_with_one_profile_that_fails_loses_no_engine(build, command):
+    told = {"fault": [command, "one profile"], "options": {"compare_one_profile": True}}
+    report, manifest, _ = engine_of(*build(**told))
+    assert (report["one_profile"], manifest.precision) == (None, report["chosen"].partition("-")[0])
+
+
 def test_a_pod_on_another_card_is_refused_before_anything_is_built(build, tmp_path):
     with pytest.raises(WrongDeviceError, match="sm_90 landed on sm_80"):
         build(arch="sm_80")
