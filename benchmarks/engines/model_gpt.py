@@ -20,16 +20,17 @@ class Block(nn.Module):
 
     def __init__(self, hidden: int, heads: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.width = heads, hidden // heads
         self.attention_norm, self.mlp_norm = nn.LayerNorm(hidden), nn.LayerNorm(hidden)
         self.qkv, self.projection = nn.Linear(hidden, 3 * hidden), nn.Linear(hidden, hidden)
         self.up, self.down = nn.Linear(hidden, 4 * hidden), nn.Linear(4 * hidden, hidden)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[batch, sequence, hidden] -> the same."""
-        batch, sequence, hidden = x.shape
-        shape = (batch, sequence, self.heads, hidden // self.heads)
-        query, key, value = self.qkv(self.attention_norm(x)).chunk(3, dim=-1)
+        batch, sequence, _ = x.shape
+        shape, hidden = (batch, sequence, self.heads, self.width), self.heads * self.width
+        # Sizes that are numbers here are constants in the graph; `chunk` would be arithmetic on shapes in every block.
+        query, key, value = self.qkv(self.attention_norm(x)).split(hidden, dim=-1)
         attended = functional.scaled_dot_product_attention(
             *(part.reshape(shape).transpose(1, 2) for part in (query, key, value)), is_causal=True
         )

@@ -3,13 +3,15 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import numpy as np
 import yaml
@@ -219,24 +221,37 @@ def compared(got: np.ndarray, wanted: np.ndarray) -> dict[str, Any]:
 
 
 def run_program(argv: list[str], clock: Clock) -> tuple[float, str]:
-    """(seconds, last line of stdout); what it said on stderr is shown at the end. Raises StepError, OutOfTimeError."""
+    """(seconds, last line of stdout); all that it says is shown at once. Raises StepError and OutOfTimeError."""
     start = time.perf_counter()
     path = os.pathsep.join(filter(None, (str(REPO), os.environ.get("PYTHONPATH"))))
-    try:
-        done = subprocess.run(
-            argv,
-            cwd=REPO,
-            env={**os.environ, "PYTHONPATH": path},
-            capture_output=True,
-            text=True,
-            timeout=clock.left_s(),
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise OutOfTimeError(f"stopped: the budget of {clock.budget_s:g} s was spent") from None
+    limit_s = clock.left_s()
+    process = subprocess.Popen(
+        argv,
+        cwd=REPO,
+        env={**os.environ, "PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    with ThreadPoolExecutor(2) as readers:
+        said, complained = (readers.submit(_last_line, pipe) for pipe in (process.stdout, process.stderr))
+        try:
+            process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # its children hold the pipes open
+            raise OutOfTimeError(f"stopped: the budget of {clock.budget_s:g} s was spent") from None
     seconds = round(time.perf_counter() - start, 2)
-    sys.stderr.write(done.stderr[-20_000:])
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise StepError(f"{argv[2]} ended with {done.returncode}: {last[-SAID:]}")
-    return seconds, (done.stdout.strip().splitlines() or [""])[-1][-SAID:]
+    if process.returncode:
+        raise StepError(f"{argv[2]} ended with {process.returncode}: {complained.result() or 'no message'}")
+    return seconds, said.result()
+
+
+def _last_line(lines: IO[str]) -> str:
+    """Its end, after every line was shown as it came: a build of minutes says how far it is."""
+    last = ""
+    for line in lines:
+        sys.stderr.write(line)
+        sys.stderr.flush()
+        last = line.strip() or last
+    return last[-SAID:]
