@@ -24,6 +24,9 @@ from great_expectations.expectations.row_conditions import Column
 
 __all__ = ["Column", "gxe", "judged"]
 
+BLAMED = 5  # rows that a message names
+SHOWN = 120  # characters of what was observed
+
 
 def judged(
     rows: Sequence[Mapping[str, Any]],
@@ -34,7 +37,7 @@ def judged(
     expectations: Sequence[Any],
     docs: Path,
 ) -> tuple[bool, str]:
-    """(passed, which expectations failed) of the table; Data Docs are written under `docs`.
+    """(passed, which expectations failed, and the rows to blame) of the table; Data Docs are written under `docs`.
 
     name: of the table and the suite, as the page shows it. columns: of the table, also when it has no rows.
     named_by: the columns that tell a reader which row is meant. expectations: of `gxe`.
@@ -69,13 +72,31 @@ def _site(folder: Path) -> dict[str, Any]:
 
 
 def _failed(result: Any) -> list[str]:
-    """`expect_column_values_to_be_between(cosine)` of every expectation that did not hold."""
+    """`expect_column_values_to_be_between(cosine): arch=sm_80` of every expectation that did not hold."""
     return [
-        f"{one.expectation_config.type}({_column(one.expectation_config.kwargs)})"
+        f"{one.expectation_config.type}({_column(one.expectation_config.kwargs)}){_blamed(one)}"
         for run in result.run_results.values()
         for one in run.results
         if not one.success
     ]
+
+
+def _blamed(one: Any) -> str:
+    """The first rows that did not fit, by the columns that name them; else what was observed instead."""
+    found = one.result or {}
+    column = one.expectation_config.kwargs.get("column")
+    rows = found.get("unexpected_index_list") or []
+    if rows:
+        named = [" ".join(f"{name}={value}" for name, value in row.items() if name != column) for row in rows]
+        more = f" and {len(named) - BLAMED} more" if len(named) > BLAMED else ""
+        return f": {', '.join(named[:BLAMED])}{more}"
+    observed = found.get("observed_value")
+    return "" if observed is None else f": {_short(observed)}"
+
+
+def _short(value: Any) -> str:
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
 def _column(kwargs: Mapping[str, Any]) -> str:

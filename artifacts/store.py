@@ -47,6 +47,7 @@ __all__ = [
 KINDS: Final = (
     *("release", "checkpoint", "onnx", "numerics", "calibration", "engine"),
     *("timing_cache", "weights"),  # what builds reuse: of no release alone
+    *("dataset", "drift"),  # recorded traffic that calibrates, and how far it has moved
 )
 RECEIPT: Final = "receipt.json"
 SCHEMA: Final = 1

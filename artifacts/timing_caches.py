@@ -6,11 +6,10 @@ an artifact under its own digest, so that a build can name the one it used and a
 pointer to the newest costs time and nothing else.
 """
 
-import os
-import secrets
 from pathlib import Path
 from typing import Final
 
+from artifacts.pointers import read_pointer, write_pointer
 from artifacts.store import ArtifactMissingError, Store
 from sluice.digest import is_sha256, sha256_bytes, sha256_json
 
@@ -26,11 +25,10 @@ class TimingCaches:
 
     def newest(self, device: str, sm_count: int, version: str) -> str | None:
         """Digest of the newest cache for this device and library; None when there is none."""
-        try:
-            digest = self._pointer(device, sm_count, version).read_bytes().decode("ascii", "replace").strip()
-        except FileNotFoundError:
+        digest = read_pointer(self._pointer(device, sm_count, version))
+        if digest is None or not is_sha256(digest):
             return None
-        return digest if is_sha256(digest) and self._store.has(KIND, digest) else None
+        return digest if self._store.has(KIND, digest) else None
 
     def read(self, digest: str) -> bytes:
         """Its bytes. Raises ArtifactMissingError or ArtifactCorruptError."""
@@ -46,19 +44,7 @@ class TimingCaches:
             with self._store.staged(KIND, digest) as draft:
                 (draft.path / FILE).write_bytes(data)
                 draft.publish({"device": device, "sm_count": sm_count, "tensorrt": version})
-        pointer = self._pointer(device, sm_count, version)
-        pointer.parent.mkdir(parents=True, exist_ok=True)
-        written = pointer.with_name(
-            f"{pointer.name}.{secrets.token_hex(8)}"
-        )  # readable for whom the store is
-        try:
-            with written.open("x", encoding="utf-8") as file:
-                file.write(digest)
-                file.flush()
-                os.fsync(file.fileno())
-            written.replace(pointer)
-        finally:
-            written.unlink(missing_ok=True)
+        write_pointer(self._pointer(device, sm_count, version), digest)
         return digest
 
     def _pointer(self, device: str, sm_count: int, version: str) -> Path:

@@ -1,6 +1,8 @@
-"""The calibration pod's main, and the export of a calibration to TensorRT's own text cache.
+"""The mains of calibration's pods, and the export of a calibration to TensorRT's own text cache.
 
-python -m calibration --store DIR --release DIGEST
+python -m calibration --store DIR --release DIGEST                    # INT8 files from the release's samples
+python -m calibration gather --store DIR --release DIGEST             # recorded traffic becomes a dataset
+python -m calibration drift --store DIR --release DIGEST --against K  # has it moved since calibration K?
 python -m calibration export --cache cache.json --method percentile --out calib.cache
 """
 
@@ -10,13 +12,15 @@ from pathlib import Path
 
 from artifacts.pods import add_store_arguments, load_release, run, unchanged
 from artifacts.store import Store
+from sluice.release import drift_key
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parse, calibrate or export, return the exit code (2 usage, 3 fatal, 4 retryable)."""
     words = sys.argv[1:] if argv is None else argv
-    if words[:1] == ["export"]:
-        return _export_main(words[1:])
+    others = {"export": _export_main, "gather": _gather_main, "drift": _drift_main}
+    if words and words[0] in others:
+        return others[words[0]](words[1:])
     parser = argparse.ArgumentParser(
         prog="python -m calibration",
         description=__doc__,
@@ -25,6 +29,29 @@ def main(argv: list[str] | None = None) -> int:
     add_store_arguments(parser)
     args = parser.parse_args(words)
     return run(lambda: _calibrate(Store(args.store), args.release))
+
+
+def _gather_main(words: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m calibration gather",
+        description="Divide the recorded traffic into what calibrates and what is held out, check both, publish them.",
+    )
+    add_store_arguments(parser)
+    args = parser.parse_args(words)
+    return run(lambda: _gather(Store(args.store), args.release))
+
+
+def _drift_main(words: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m calibration drift",
+        description="Compare the release's dataset with what an earlier calibration saw, tensor by tensor.",
+    )
+    add_store_arguments(parser)
+    parser.add_argument(
+        "--against", required=True, help="store key of the earlier calibration, 64 hex digits"
+    )
+    args = parser.parse_args(words)
+    return run(lambda: _drift(Store(args.store), args.release, args.against))
 
 
 def _export_main(words: list[str]) -> int:
@@ -49,6 +76,23 @@ def _export(args: argparse.Namespace) -> None:
     cache = CalibrationCache.from_json(args.cache.read_bytes())
     args.out.write_text(to_tensorrt(cache, args.method, version=args.tensorrt), encoding="utf-8")
     print(f"written: {args.out}: {len(cache.tensors)} scales of {args.method}")
+
+
+def _gather(store: Store, digest: str) -> None:
+    from calibration.dataset import gather_release
+
+    dataset = gather_release(store, load_release(store, digest))
+    print(f"gathered: dataset {dataset.receipt.key[:12]} of {dataset.facts['seen']} requests", flush=True)
+
+
+def _drift(store: Store, digest: str, against: str) -> None:
+    release = load_release(store, digest)
+    if unchanged(store, "drift", drift_key(release, against)):
+        return
+    from calibration.moved import compare_release
+
+    facts = compare_release(store, release, against).facts
+    print(f"compared with {against[:12]}: {facts['why'] or 'no tensor moved'}", flush=True)
 
 
 def _calibrate(store: Store, digest: str) -> None:

@@ -13,8 +13,9 @@ from typing import Any
 import onnx
 import onnxruntime
 
+from artifacts.samples import samples_file
 from artifacts.store import Store
-from calibration.cache import CACHE_FILE, cache_of
+from calibration.cache import CACHE_FILE, CalibrationCache, cache_of
 from calibration.emit import Quantized, Weighted, activation_scale, quantized_weights, weighted_operators
 from calibration.mixed import (
     JUDGED,
@@ -25,6 +26,7 @@ from calibration.mixed import (
     target_of,
 )
 from calibration.ranges import BINS, Histogram, collect, find_range, saturated
+from calibration.reuse import Reuse, cached_ranges, reused
 from calibration.samples import calibration_samples, dataset_sha256
 from sluice.model_inputs import Sample
 from sluice.release import Release
@@ -35,23 +37,30 @@ from sluice.spec_types import SIGNED, int8_file, mixed_name
 
 def calibrate_release(store: Store, release: Release) -> list[str]:
     """Publish the `calibration` artifact; return its methods. Raises SampleError, CalibrationError, FatalError."""
-    checkpoint = store.get("checkpoint", release.keys.checkpoint).path
+    samples = samples_file(store, release)
     onnx_file = store.get("onnx", release.keys.onnx).path / "model.onnx"
+    cached = cached_ranges(store, release)
     with store.staged("calibration", release.keys.calibration) as draft:
-        report = calibrate(checkpoint, onnx_file, release.spec, draft.path)
+        report = calibrate(samples, onnx_file, release.spec, draft.path, cached)
         text = json.dumps(report, indent=1, allow_nan=False)
         (draft.path / "report.json").write_text(text, encoding="utf-8")
         draft.publish({"methods": list(report["methods"])})
     return list(report["methods"])
 
 
-def calibrate(checkpoint: Path, onnx_file: Path, spec: ReleaseSpec, folder: Path) -> dict[str, Any]:
+def calibrate(
+    samples_file: Path,
+    onnx_file: Path,
+    spec: ReleaseSpec,
+    folder: Path,
+    cached: CalibrationCache | None = None,
+) -> dict[str, Any]:
     """Write an INT8 file for each method of the spec, in each form that a target needs; return the report.
 
     Where the best method misses the spec's bar, one more that leaves the noisiest operators in FP32. `cache.json` keeps
-    the histograms and every method's ranges.
+    the histograms and every method's ranges. cached: its ranges are used again where they still fit.
     """
-    samples = calibration_samples(checkpoint, spec)
+    samples = calibration_samples(samples_file, spec)
     dataset = dataset_sha256(samples)
     model = onnx.load(str(onnx_file))
     operators = weighted_operators(model)
@@ -66,7 +75,8 @@ def calibrate(checkpoint: Path, onnx_file: Path, spec: ReleaseSpec, folder: Path
     methods: dict[str, Any] = {}
     written: dict[str, Quantized] = {}
     counts = {"operators": len(operators), "activations": len(tensors), "weights": len(weights)}
-    for method, ranges in _kept(model, histograms, spec, len(samples), dataset, folder).items():
+    reuse = reused(cached, model, histograms, spec)
+    for method, ranges in _kept(model, histograms, spec, len(samples), dataset, folder, reuse).items():
         made = {
             one: Quantized(model=model, operators=operators, weights=weights, ranges=ranges, form=one)
             for one in forms
@@ -83,6 +93,7 @@ def calibrate(checkpoint: Path, onnx_file: Path, spec: ReleaseSpec, folder: Path
         "bins": BINS,
         "onnxruntime": onnxruntime.__version__,
         "judged": len(judge.samples),
+        "ranges_of": reuse.report,
         "methods": methods,
     }
 
@@ -94,10 +105,12 @@ def _kept(
     samples: int,
     dataset: str,
     folder: Path,
+    reuse: Reuse,
 ) -> dict[str, dict[str, tuple[float, float]]]:
     """Write `cache.json`; return {method: {tensor: its range}}."""
     found = {
-        method: {name: find_range(histogram, method) for name, histogram in histograms.items()}
+        method: reuse.ranges.get(method)
+        or {name: find_range(histogram, method) for name, histogram in histograms.items()}
         for method in spec.calibration.methods
     }
     cache = cache_of(model, histograms, found, samples=samples, dataset_sha256=dataset)

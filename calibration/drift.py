@@ -22,9 +22,10 @@ from calibration.cache import CalibrationCache
 from calibration.graph import Graph
 from calibration.ranges import BINS, Histogram
 from sluice.errors import FatalError
+from sluice.spec import DRIFT_LIMIT
 
 CELLS: Final = 64
-LIMIT: Final = 5e-4  # of 1 000 samples against 1 000: docs/decisions/0011-when-cached-ranges-have-drifted.md
+LIMIT: Final = DRIFT_LIMIT  # of 1 000 samples against 1 000
 
 
 class CacheRefusedError(FatalError):

@@ -13,9 +13,9 @@ from sluice.model_inputs import Sample, wanted_samples
 from sluice.spec import ReleaseSpec
 
 
-def calibration_samples(checkpoint: Path, spec: ReleaseSpec) -> tuple[Sample, ...]:
-    """The first `spec.calibration.samples` samples. TooFewSamplesError when there are fewer."""
-    text = (checkpoint / spec.model.samples).read_text(encoding="utf-8")
+def calibration_samples(file: Path, spec: ReleaseSpec) -> tuple[Sample, ...]:
+    """The first `spec.calibration.samples` samples of the file. TooFewSamplesError when there are fewer."""
+    text = file.read_text(encoding="utf-8")
     wanted, field_name = spec.calibration.samples, "calibration.samples"
     return wanted_samples(text, spec.model.inputs, spec.model.axes, field_name=field_name, wanted=wanted)
 

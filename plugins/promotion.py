@@ -45,7 +45,12 @@ def promotion_dag(file: str) -> DAG:
     Raises SpecError or AddressesError with every problem: Airflow shows it as this file's import error.
     """
     name = Path(file).stem.removeprefix(DAG_PREFIX)
-    path = Path(file).with_name("models") / f"{name}.yaml"
+    return build_dag(read_spec(Path(file), name), Addresses.from_env(os.environ))
+
+
+def read_spec(file: Path, name: str) -> ReleaseSpec:
+    """The spec of service `name`, beside the DAG's file. Raises SpecError."""
+    path = file.with_name("models") / f"{name}.yaml"
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -53,7 +58,7 @@ def promotion_dag(file: str) -> DAG:
     spec = parse_spec(text, os.environ)
     if spec.service != name:
         raise SpecError.of(f"must be {name}, as the files are named", path="service", value=spec.service)
-    return build_dag(spec, Addresses.from_env(os.environ))
+    return spec
 
 
 def build_dag(spec: ReleaseSpec, addresses: Addresses) -> DAG:

@@ -10,7 +10,7 @@ Invariants:
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Final, Self
 
 from pydantic import Field, ValidationError
@@ -125,6 +125,22 @@ class ReleaseKeys:
             raise ReleaseError("target", arch, f"one of {', '.join(self.engines)}") from None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibratedOn:
+    """Recorded traffic in the place of the checkpoint's samples. Raises ReleaseError for what is no key.
+
+    dataset: its key in the store. reuse: key of the calibration whose ranges may be used again; None: found anew.
+    """
+
+    dataset: str
+    reuse: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, key in asdict(self).items():
+            if not is_sha256(key) and (name, key) != ("reuse", None):
+                raise ReleaseError(f"calibrated_on.{name}", repr(key), "64 lowercase hex digits")
+
+
 @dataclass(frozen=True, slots=True)
 class Release:
     """One immutable release. `spec` has the params applied, whatever spec it was made from.
@@ -135,6 +151,7 @@ class Release:
     spec: ReleaseSpec
     checkpoint_sha256: str
     params: Params = field(default_factory=Params)
+    calibrated_on: CalibratedOn | None = None
 
     def __post_init__(self) -> None:
         if not is_sha256(self.checkpoint_sha256):
@@ -163,7 +180,7 @@ class Release:
         """The store keys of this release's artifacts."""
         onnx = _key("onnx", **self._onnx_inputs())
         numerics = _key("numerics", onnx=onnx, **self._sample_inputs(), bars=self.spec.numerics.model_dump())
-        calibration = _key("calibration", onnx=onnx, **self._calibration_inputs())
+        calibration = self._calibration(onnx)
         return ReleaseKeys(
             checkpoint=self.checkpoint_sha256,
             onnx=onnx,
@@ -188,10 +205,25 @@ class Release:
         axes = {name: axis.model_dump() for name, axis in self.spec.model.axes.items()}
         return {"samples": self.spec.model.samples, "axes": axes}
 
+    def _calibration(self, onnx: str) -> str:
+        """Where it would be the very calibration whose ranges may be reused, it is that one."""
+        inputs, on = self._calibration_inputs(), self.calibrated_on
+        key = _key("calibration", onnx=onnx, **inputs)
+        if on is None or on.reuse in (None, key):
+            return key
+        return _key("calibration", onnx=onnx, reuse=on.reuse, **inputs)
+
+    @property
+    def _samples_of(self) -> str:
+        """The file within the checkpoint, or the dataset instead of it."""
+        return (
+            self.spec.model.samples if self.calibrated_on is None else f"dataset:{self.calibrated_on.dataset}"
+        )
+
     def _calibration_inputs(self) -> dict[str, Any]:
         calibration, forms = self.spec.calibration, self.spec.int8_forms
         return {
-            "samples": (self.spec.model.samples, calibration.samples),
+            "samples": (self._samples_of, calibration.samples),
             "methods": sorted(calibration.methods),
             "bar": self.spec.accuracy["int8"].cosine,  # below it, noisy operators stay in FP32
             "image": self.spec.images.calibration,
@@ -220,7 +252,7 @@ class Release:
             accuracy_samples=(held_out_from, self.spec.numerics.samples),  # from which on, how many
             **self._task_inputs(),
             **_build_inputs(target),
-            **self._sample_inputs(),
+            **{**self._sample_inputs(), "samples": self._samples_of},
         )
 
     def _task_inputs(self) -> dict[str, Any]:
@@ -235,6 +267,7 @@ class Release:
             "checkpoint_sha256": self.checkpoint_sha256,
             "spec": self.spec.to_dict(),
             "params": self.params.model_dump(mode="json", exclude_none=True),
+            **({} if self.calibrated_on is None else {"calibrated_on": asdict(self.calibrated_on)}),
         }
         return json.dumps(document, indent=2, sort_keys=True, allow_nan=False)
 
@@ -248,13 +281,44 @@ class Release:
             raise ReleaseError("document", f"{type(error).__name__}: {error}", ", ".join(_PARTS)) from error
         if version != SCHEMA:
             raise ReleaseError("schema", repr(version), str(SCHEMA))
-        release = cls(ReleaseSpec.from_dict(spec), checkpoint, Params(**params))
+        release = cls(ReleaseSpec.from_dict(spec), checkpoint, Params(**params), _calibrated_on(raw))
         if raw.get("digest") != release.digest:
             raise ReleaseError("digest", repr(raw.get("digest")), release.digest)
         return release
 
 
+def _calibrated_on(raw: Mapping[str, Any]) -> CalibratedOn | None:
+    """Raises ReleaseError for a document that says it in another form."""
+    said = raw.get("calibrated_on")
+    if said is None:
+        return None
+    try:
+        return CalibratedOn(**said)
+    except TypeError:
+        raise ReleaseError("calibrated_on", repr(said), "dataset, and reuse or nothing") from None
+
+
 _PARTS: Final = ("schema", "spec", "checkpoint_sha256", "params")
+
+
+def dataset_key(spec: ReleaseSpec, run: str) -> str:
+    """The store key of what is gathered for one run: recordings change, so that a run has its own."""
+    source = spec.recording.source if spec.recording else None
+    parts = (spec.calibration.samples, spec.numerics.samples)
+    return _key("dataset", service=spec.service, source=source, parts=parts, run=run)
+
+
+def drift_key(release: Release, against: str) -> str:
+    """The store key of how far a release's dataset is from the calibration `against`."""
+    on = release.calibrated_on
+    limit = release.spec.calibration.drift_limit
+    return _key(
+        "drift",
+        onnx=release.keys.onnx,
+        dataset=None if on is None else on.dataset,
+        against=against,
+        limit=limit,
+    )
 
 
 def _build_inputs(target: Target) -> dict[str, Any]:

@@ -53,6 +53,7 @@ from sluice.spec_types import (
     Port,
     Positive,
     Precision,
+    Rate,
     Seconds,
     ServiceName,
     Share,
@@ -62,6 +63,7 @@ from sluice.spec_types import (
     Timeout,
 )
 
+DRIFT_LIMIT: Final = 5e-4  # measured: docs/decisions/0011-when-cached-ranges-have-drifted.md
 DEFAULT_ACCURACY: Final = {"fp32": 0.9999, "fp16": 0.999, "int8": 0.98}
 
 
@@ -109,10 +111,17 @@ class Task(Part):
 
 
 class Calibration(Part):
-    """How INT8 ranges are found: on so many samples, by each method; the best on held-out samples wins."""
+    """How INT8 ranges are found: on so many samples, by each method; the best on held-out samples wins.
+
+    schedule: of the DAG that calibrates on recorded traffic. values: least and most that a recorded input may hold.
+    drift_limit: Jensen-Shannon divergence of a tensor, base 2, above which cached ranges are not used again.
+    """
 
     samples: Count = 200
     methods: Annotated[tuple[Method, ...], Field(min_length=1), Once] = ("percentile", "minmax")
+    schedule: Cron | None = "0 4 * * 0"
+    values: tuple[float | None, float | None] = (None, None)
+    drift_limit: Rate = DRIFT_LIMIT
 
 
 class Resources(Part):

@@ -60,7 +60,7 @@ def _ours(job: Mapping[str, Any]) -> Timed:
     folder = Path(job["folder"])
 
     def run() -> dict[str, Any]:
-        methods = calibrate(samples.parent, Path(job["onnx"]), spec, folder)["methods"]
+        methods = calibrate(samples, Path(job["onnx"]), spec, folder)["methods"]
         files = {name: str(folder / int8_file(spec.int8_forms[0], name)) for name in methods}
         operators = {name: one["operators"] for name, one in methods.items()}
         return {"files": files, "taken": taken(methods), "operators": operators}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from artifacts.samples import samples_file
 from artifacts.store import Store
 from build_images.engine_builder.errors import NoCalibrationError
 from build_images.engine_builder.task import read_pairs
@@ -48,7 +49,7 @@ class BuildRequest:
         """From the artifacts of a run. Raises the store's errors, TooFewSamplesError."""
         spec, target = release.spec, release.spec.target(arch)
         checkpoint = store.get("checkpoint", release.keys.checkpoint).path
-        samples = held_out(checkpoint / spec.model.samples, spec)
+        file = samples_file(store, release)
         onnx = store.get("onnx", release.keys.onnx)
         int8 = {}
         if "int8" in spec.precisions:
@@ -64,8 +65,8 @@ class BuildRequest:
             onnx_sha256=onnx.facts["onnx_sha256"],
             int8=int8,
             calibration_sha256=release.keys.calibration if int8 else None,
-            samples=samples,
-            pairs=read_pairs(checkpoint, checkpoint / spec.model.samples, spec),
+            samples=held_out(file, spec),
+            pairs=read_pairs(checkpoint, file, spec),
             store=store,
         )
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.standard.utils.skipmixin import SkipMixin
 from airflow.sdk import BaseSensorOperator, PokeReturnValue
 
+from artifacts.calibrations import Calibrations
 from artifacts.store import Store, tree_sha256
 from plugins.hooks.controller import (
     CONNECTION_ID,
@@ -27,7 +28,7 @@ from plugins.hooks.controller import (
 from plugins.params import from_form
 from plugins.runs import SKIPPED_KEY, RunFacts, airflow_errors, open_store, run_label
 from sluice.errors import FatalError
-from sluice.release import Release
+from sluice.release import CalibratedOn, Release
 from sluice.spec import ReleaseSpec
 from sluice.stages import LIVE, State
 
@@ -94,12 +95,9 @@ class ResolveOperator(BaseSensorOperator, SkipMixin):
         _check_reviews(self.spec, params.review)
         store = open_store()
         folder = find_checkpoint(Path(self.spec.model.source), params.checkpoint)
-        digest = _publish_checkpoint(store, folder)
-        release = Release(self.spec, digest, params)
-        if not store.has("release", release.document_sha256):
-            with store.staged("release", release.document_sha256) as draft:
-                (draft.path / "release.json").write_text(release.to_json(), encoding="utf-8")
-                draft.publish({"service": release.spec.service, "checkpoint": folder.name})
+        digest = publish_checkpoint(store, folder)
+        release = Release(self.spec, digest, params, calibrated_on(store, self.spec.service))
+        publish_release(store, release, folder.name)
         self.log.info("checkpoint %s (%s) makes release %s", folder, digest[:12], release.digest)
         return release
 
@@ -160,7 +158,22 @@ def _check_reviews(spec: ReleaseSpec, review: tuple[int | str, ...] | None) -> N
         )
 
 
-def _publish_checkpoint(store: Store, folder: Path) -> str:
+def calibrated_on(store: Store, service: str) -> CalibratedOn | None:
+    """The recorded dataset that was accepted last, and its ranges; None: the checkpoint's own samples calibrate."""
+    current = Calibrations(store).current(service)
+    return None if current is None else CalibratedOn(dataset=current.dataset, reuse=current.calibration)
+
+
+def publish_release(store: Store, release: Release, checkpoint: str) -> None:
+    """`release.json` under its digest. checkpoint: name of the folder, for people."""
+    if store.has("release", release.document_sha256):
+        return
+    with store.staged("release", release.document_sha256) as draft:
+        (draft.path / "release.json").write_text(release.to_json(), encoding="utf-8")
+        draft.publish({"service": release.spec.service, "checkpoint": checkpoint})
+
+
+def publish_checkpoint(store: Store, folder: Path) -> str:
     """Copy the folder into the store under the digest of its files; the digest."""
     digest = tree_sha256(folder)
     store.publish_tree("checkpoint", digest, folder, {"source": str(folder)})
