@@ -15,6 +15,7 @@ from pydantic_core import PydanticCustomError
 from sluice.digest import is_sha256
 from sluice.errors import Problem, SpecError
 from sluice.interpolate import read_yaml
+from sluice.reservoir import LENGTHS, PER_STRATUM
 from sluice.signature import Signature, TensorSpec
 from sluice.spec_checks import spec_problems
 from sluice.spec_policy import (
@@ -23,6 +24,7 @@ from sluice.spec_policy import (
     Gates,
     GatewayLost,
     Lease,
+    Mirror,
     Policy,
     Review,
     Stage,
@@ -44,8 +46,10 @@ from sluice.spec_types import (
     Environment,
     Flag,
     HardwareCompatibility,
+    Hook,
     InsidePath,
     Labels,
+    Lengths,
     Memory,
     Method,
     Once,
@@ -183,6 +187,21 @@ class Cost(Part):
     max_ratio: Positive | None = None
 
 
+class Recording(Mirror):
+    """Live traffic that is kept to calibrate on. None of it is an input of what is built.
+
+    source: folder or URI of recorded traffic, or of a team's own log; None: nothing is read. lengths: short up to,
+    medium up to, in tokens or whatever the longest dynamic axis counts. per_stratum: distinct inputs kept of each of
+    length class x frequent or rare. redact: what the recorder calls first with each sample; None drops the sample.
+    """
+
+    source: Text | None = None
+    lengths: Lengths = LENGTHS
+    per_stratum: Count = PER_STRATUM
+    retention_days: Count = 30
+    redact: Hook | None = None
+
+
 class Images(Part):
     """The images of the pods that export and calibrate. None has a default: a release's keys hold their names."""
 
@@ -212,6 +231,7 @@ class ReleaseSpec(Part):
     accuracy: dict[str, AccuracyBar] = Field(default_factory=dict, validate_default=True)
     task: Task | None = None
     calibration: Calibration = Calibration()
+    recording: Recording | None = None
     targets: Annotated[tuple[Target, ...], Field(min_length=1)]
     cost: Cost = Cost()
     images: Images
@@ -278,9 +298,12 @@ class ReleaseSpec(Part):
     def policy(self) -> dict[str, Any]:
         """What the controller needs, as plain JSON; `Policy.from_json` reads it."""
         whole = self.to_dict()
-        policy = {name: whole[name] for name in Policy.model_fields if name != "targets"}
+        policy = {name: whole[name] for name in Policy.model_fields if name not in ("targets", "recording")}
         keep = ("arch", "share", "replicas")
-        return {**policy, "targets": [{name: target[name] for name in keep} for target in whole["targets"]]}
+        policy["targets"] = [{name: target[name] for name in keep} for target in whole["targets"]]
+        if self.recording is None:
+            return policy
+        return {**policy, "recording": {name: whole["recording"][name] for name in Mirror.model_fields}}
 
 
 def parse_spec(text: str, env: Mapping[str, str]) -> ReleaseSpec:

@@ -22,11 +22,13 @@ from sluice.spec_types import (
     Count,
     HeaderName,
     Metric,
+    MirrorPercent,
     Once,
     Part,
     Percent,
     Positive,
     Rate,
+    RecorderUrl,
     ReviewPoint,
     Seconds,
     Share,
@@ -113,6 +115,13 @@ class Traffic(Part):
     timeout_s: Timeout = 10
 
 
+class Mirror(Part):
+    """How much of the service's traffic is copied to a recorder. percent: of its requests, from 0.0001 to 100."""
+
+    percent: MirrorPercent
+    recorder: RecorderUrl
+
+
 class PolicyTarget(Part):
     """One architecture's part of the hash line, and its replicas at 100 %."""
 
@@ -132,6 +141,7 @@ class Policy(Part):
     targets: Annotated[tuple[PolicyTarget, ...], Field(min_length=1)]
     first_deployment: FirstDeployment = FirstDeployment()
     review: Review = Review()
+    recording: Mirror | None = None
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -151,4 +161,9 @@ class Policy(Part):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; `from_json` reads them back to an equal policy."""
-        return self.model_dump(mode="json")
+        return without_recording(self.model_dump(mode="json"))
+
+
+def without_recording(policy: dict[str, Any]) -> dict[str, Any]:
+    """The same without a section that says nothing: a controller that does not know it yet can read the rest."""
+    return {name: value for name, value in policy.items() if name != "recording" or value is not None}

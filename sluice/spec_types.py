@@ -82,18 +82,28 @@ def _cron(value: str) -> str:
     raise ValueError(f"five cron fields (such as 0 3 * * *), one of {', '.join(_CRON_PRESETS)}, or null")
 
 
-def _adopt(value: str) -> str:
-    wanted = "the address of an existing upstream, http://host:port and nothing after it"
-    try:
-        url = urlsplit(value)
-        port = url.port
-    except ValueError:
-        raise ValueError(wanted) from None
-    if url.scheme != "http" or not url.hostname or not port or url.netloc.count("@"):
-        raise ValueError(wanted)
-    if url.path not in ("", "/") or url.query or url.fragment:
-        raise ValueError(wanted)
-    return value.rstrip("/")
+def _address_of(what: str) -> AfterValidator:
+    wanted = f"the address of {what}, http://host:port and nothing after it"
+
+    def check(value: str) -> str:
+        try:
+            url = urlsplit(value)
+            port = url.port
+        except ValueError:
+            raise ValueError(wanted) from None
+        if url.scheme != "http" or not url.hostname or not port or url.netloc.count("@"):
+            raise ValueError(wanted)
+        if url.path not in ("", "/") or url.query or url.fragment:
+            raise ValueError(wanted)
+        return value.rstrip("/")
+
+    return AfterValidator(check)
+
+
+def _ascending(values: tuple[int, int]) -> tuple[int, int]:
+    if values[0] >= values[1]:
+        raise ValueError("two lengths that ascend: short up to, medium up to")
+    return values
 
 
 def _quantity_text(value: Any) -> Any:
@@ -128,6 +138,7 @@ Count = Annotated[int, Strict(), Field(ge=1)]
 Port = Annotated[int, Strict(), Field(ge=1, le=65_535)]
 Percent = Annotated[int, Strict(), Field(ge=1, le=100)]
 Positive = Annotated[float, Strict(), Field(gt=0)]
+MirrorPercent = Annotated[float, Strict(), Field(ge=0.0001, le=100)]  # one request of a million at least
 Seconds = Annotated[float, Strict(), Field(ge=0)]
 Timeout = Annotated[float, Strict(), Field(gt=0)]
 Rate = Annotated[float, Strict(), Field(gt=0, lt=1)]  # strictly between 0 and 1
@@ -157,13 +168,18 @@ CacheUse = Annotated[
     Text, _matching("reuse|off|[0-9a-f]{64}", "reuse, off, or the SHA-256 of a timing cache to replay")
 ]
 HardwareCompatibility = Annotated[Text, _one_of(COMPATIBILITIES)]
+Hook = Annotated[
+    Text,
+    _matching(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", "module:function, importable by the recorder"),
+]
 InsidePath = Annotated[Text, AfterValidator(_inside)]
 HeaderName = Annotated[
     Text, _matching(r"[a-z0-9][a-z0-9-]*", "a header name in lowercase, such as x-user-id")
 ]
 UrlPrefix = Annotated[Text, _matching(r"/[A-Za-z0-9._~/-]*", "a path that begins with /")]
 Cron = Annotated[Text, AfterValidator(_cron)]
-AdoptUrl = Annotated[Text, AfterValidator(_adopt)]
+AdoptUrl = Annotated[Text, _address_of("an existing upstream")]
+RecorderUrl = Annotated[Text, _address_of("the recorder")]
 Precision = Annotated[Text, _one_of(PRECISIONS)]
 Metric = Annotated[Text, _one_of(METRICS)]
 TaskMetric = Annotated[Text, _one_of(TASK_METRICS)]
@@ -185,6 +201,7 @@ Labels = Annotated[dict[str, Annotated[str, Strict()]], Field(min_length=1), Aft
 Environment = Annotated[dict[str, Annotated[str, Strict()]], AfterValidator(_environment)]
 ReviewPoint = Annotated[int | str, PlainValidator(_review_point)]
 Once = AfterValidator(_each_once)
+Lengths = Annotated[tuple[Count, Count], AfterValidator(_ascending)]
 
 
 class Axis(Part):
