@@ -65,7 +65,9 @@ def test_the_artifact_holds_the_cache_of_its_own_onnx_and_samples(tmp_path):
     report = json.loads((folder / "report.json").read_text())
     assert cache.graph == graph_of(model)
     assert cache.weights_sha256 == weights_sha256(model)
-    assert cache.dataset_sha256 == dataset_sha256(calibration_samples(checkpoint, release.spec))
+    assert cache.dataset_sha256 == dataset_sha256(
+        calibration_samples(checkpoint / release.spec.model.samples, release.spec)
+    )
     assert cache.samples == report["samples"] == 20
     for method in METHODS:
         for name, told in report["methods"][method]["ranges"].items():

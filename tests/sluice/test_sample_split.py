@@ -33,7 +33,7 @@ def test_the_parts_have_the_asked_sizes_share_nothing_and_depend_on_no_order(
 ) -> None:
     assume(sum(sizes) >= calibrate + held_out)
     contents = kept(*sizes)
-    seen = {name: count for name, count in zip(contents, requests, strict=False)}
+    seen = dict(zip(contents, requests, strict=False))
     asked = {"calibrate": calibrate, "held_out": held_out, "least": 2}
     found = split(contents, seen, **asked)
     assert len(found.calibrate) == calibrate == len(set(found.calibrate))
