@@ -63,25 +63,34 @@ def store(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def dag(airflow_db):
-    """A promotion's DAG as the scheduler reads it from the database."""
+def stored(airflow_db):
+    """`stored(dag)`: the DAG as the scheduler reads it from the database."""
     from airflow.models.dagbundle import DagBundleModel
     from airflow.models.serialized_dag import SerializedDagModel
     from airflow.serialization.definitions.dag import SerializedDAG
     from airflow.serialization.serialized_objects import DagSerialization, LazyDeserializedDAG
     from airflow.utils.session import create_session
 
+    with create_session() as session:
+        session.add(DagBundleModel(name="tests"))
+
+    def store(written):
+        lazy = LazyDeserializedDAG.from_dag(written)
+        with create_session() as session:
+            SerializedDAG.bulk_write_to_db("tests", None, [lazy], session=session)
+            SerializedDagModel.write_dag(lazy, bundle_name="tests", session=session)
+        return DagSerialization.from_dict(DagSerialization.to_dict(written))
+
+    return store
+
+
+@pytest.fixture(scope="session")
+def dag(stored):
+    """A promotion's DAG as the scheduler reads it from the database."""
     from plugins.promotion import build_dag
     from plugins.settings import Addresses
 
-    written = build_dag(parse(), Addresses(namespace="n", store_volume={"emptyDir": {}}))
-    lazy = LazyDeserializedDAG.from_dag(written)
-    with create_session() as session:
-        session.add(DagBundleModel(name="tests"))
-        session.flush()
-        SerializedDAG.bulk_write_to_db("tests", None, [lazy], session=session)
-        SerializedDagModel.write_dag(lazy, bundle_name="tests", session=session)
-    return DagSerialization.from_dict(DagSerialization.to_dict(written))
+    return stored(build_dag(parse(), Addresses(namespace="n", store_volume={"emptyDir": {}})))
 
 
 @pytest.fixture
