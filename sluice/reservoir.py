@@ -156,11 +156,6 @@ class Reservoir(Generic[T]):
         """How much of it was of each length (see `histogram_length`), ascending; the sum is `seen`."""
         return dict(sorted(self._histogram.items()))
 
-    @property
-    def payloads(self) -> int:
-        """Contents that are held now; at most 6 x per_stratum."""
-        return sum(1 for _ in self._held())
-
     def offer(self, content: str, length: int, day: date, payload: T) -> bool:
         """Count one sight; True when the content is kept now, and with it the payload."""
         return self.add(Seen(content=content, length=length, count=1, first=day, last=day, payload=payload))

@@ -2,7 +2,8 @@
 
 Invariants: the candidate's weight is that of the stage in the ledger while the rollout runs, and 0 in every other
 case, so that an ended rollout cannot keep traffic. While there is a stable version, a rollout changes nothing for the
-users outside its stage: path, user header, timeout and time to live are those that stable was promoted with, and the
+users outside its stage: path, user header, timeout, time to live and what is recorded are those that stable was
+promoted with, and the
 architectures' shares are the rollout's own only from its first opening to its end.
 A retreat is at first a change of weights alone (`lowering`): the slices stay on the line with weight 0 until the next
 rollout begins; the label by which testers reach the candidate, and its shares, go when the weights have gone.
@@ -20,7 +21,7 @@ from urllib.parse import urlsplit
 from serving.control.capacity import Address
 from serving.control.ledger import Head
 from serving.control.workloads import workload_for
-from serving.control.xds.interface import Endpoint, ServiceTraffic, Slice
+from serving.control.xds.interface import Endpoint, Mirror, ServiceTraffic, Slice
 from sluice.hashline import CANDIDATE, STABLE, HashLine, Side
 from sluice.stages import State
 
@@ -120,6 +121,18 @@ def service_traffic(standing: Standing, addresses: Addresses, sight: Sight) -> S
         gateway_ttl_s=policy["gateway_lost"]["ttl_s"],
         slow_floor_ms=sight.slow_floor_ms,
         sample_fraction=sight.sample_fraction,
+        mirror=_mirror(policy),
+    )
+
+
+def _mirror(policy: Mapping[str, Any]) -> Mirror | None:
+    """None as well for a policy that was stored before there were recorders."""
+    recording = policy.get("recording")
+    if recording is None:
+        return None
+    url = urlsplit(recording["recorder"])
+    return Mirror(
+        percent=recording["percent"], recorder=Endpoint(host=url.hostname or "", port=url.port or 80)
     )
 
 

@@ -6,17 +6,32 @@ being held; from the drain on every answer closes its connection, and an idle on
 
 import asyncio
 from collections import deque
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import httptools
 
 from serving.runtime.batcher import Call
 from serving.runtime.refusal import Refusal
-from serving.runtime.service import PHRASES, Answer, Request, Service, State
+from serving.runtime.service import PHRASES, Answer, Reply, Request, State
 
 MAX_HEADER_BYTES: Final = 32 * 1024  # of all headers of one request; Envoy's own default is 60 KiB
 MAX_PIPELINED: Final = 32  # requests of one connection that may wait; then it is not read from
 DISCARD_S: Final = 2.0  # how long the rest of a refused body is read, so that the client sees the answer
+
+
+class Handler(Protocol):
+    """What answers requests: the model server's `Service`, the recorder's."""
+
+    state: State
+
+    def handle(self, request: Request, reply: Reply) -> Call | None:
+        """Answer now or later, exactly once. The Call, if there is one, is marked `gone` when the client leaves."""
+
+    def refuse(self, refusal: Refusal) -> Answer:
+        """The answer of a refusal, counted."""
+
+    def forget(self, call: Call) -> None:
+        """The client of an unanswered call has left."""
 
 
 class _Slot:
@@ -33,7 +48,7 @@ class _Slot:
 class Connection(asyncio.Protocol):
     """Made by the app for each accepted socket; `connections` is the app's set of the living ones."""
 
-    def __init__(self, service: Service, connections: set["Connection"], max_body_bytes: int) -> None:
+    def __init__(self, service: Handler, connections: set["Connection"], max_body_bytes: int) -> None:
         self._service, self._connections, self._max_body_bytes = service, connections, max_body_bytes
         self._parser = httptools.HttpRequestParser(self)
         self._slots: deque[_Slot] = deque()

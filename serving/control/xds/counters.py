@@ -8,17 +8,23 @@ from typing import Any
 
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
+from serving.control.xds.interface import serves_clients
 from serving.control.xds.reconcile import Counts
 from serving.gateway.bootstrap import ERRORS, REQUESTS, XDS_CLUSTER
 
 
 def counts_by_cluster(request: ExportMetricsServiceRequest) -> dict[str, Counts]:
-    """Cluster -> its cumulative counters. A cluster that served nothing yet is not in it."""
+    """Cluster -> its cumulative counters. A cluster that served nothing yet is not in it.
+
+    Nor is a recorder's: the access log has no copies, so its failures would look like entries that got lost.
+    """
     requests: dict[str, int] = {}
     errors: dict[str, int] = defaultdict(int)
     at_s: dict[str, float] = {}
     for name, point in _points(request):
         cluster = next((a.value.string_value for a in point.attributes if a.key == "envoy.cluster_name"), "")
+        if not serves_clients(cluster):
+            continue
         if name == REQUESTS and cluster not in ("", XDS_CLUSTER):
             requests[cluster] = point.as_int
             at_s[cluster] = point.time_unix_nano / 1e9

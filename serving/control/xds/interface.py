@@ -21,6 +21,8 @@ LINE: Final = 10_000  # buckets of the hash line; the weights of every split sum
 Side = Literal["candidate", "stable"]
 OnEntries = Callable[[list["Entry"]], None]  # called on the event loop, in order of arrival; must not block
 
+RECORDER: Final = "_recorder"  # ends the name of a cluster that serves no client; a service has no underscore
+
 _CLUSTER = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")  # also a part of a runtime key
 _SALT = re.compile(r"[A-Za-z0-9._-]{1,64}")  # goes into a regex substitution: no backslash
 _PREFIX = re.compile(r"/[^?#\s]*")
@@ -70,6 +72,14 @@ class Slice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Mirror:
+    """How much of a service's requests is copied, and to whom. percent: 0 to 100, of all but testers' by label."""
+
+    percent: float
+    recorder: Endpoint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceTraffic:
     """The whole of one service's routing. Raises TrafficError when it does not add up."""
 
@@ -89,6 +99,7 @@ class ServiceTraffic:
         None  # lowest slow limit: answers at or above are events; None = no slow events
     )
     sample_fraction: float = 0.0  # share of all requests in the sample log, 0..1
+    mirror: Mirror | None = None
 
     def __post_init__(self) -> None:
         self._check_names()
@@ -106,6 +117,11 @@ class ServiceTraffic:
         """Cluster -> version, over line and labels."""
         by_label = {cluster: version for version, cluster in self.labels.items()}
         return by_label | {piece.cluster: piece.version for piece in self.line}
+
+    @property
+    def recorder_cluster(self) -> str:
+        """The name of the recorder's cluster, whether there is a recorder or not."""
+        return f"{self.service}{RECORDER}"
 
     def _refuse(self, field_name: str, value: object, wanted: str) -> None:
         raise TrafficError(self.service, field_name, value, wanted)
@@ -175,6 +191,10 @@ class ServiceTraffic:
             self._refuse("slow_floor_ms", self.slow_floor_ms, "milliseconds above 0, or None")
         if not 0 <= self.sample_fraction <= 1:
             self._refuse("sample_fraction", self.sample_fraction, "a share from 0 to 1")
+        if self.mirror is not None and not 0 <= self.mirror.percent <= 100:
+            self._refuse("mirror.percent", self.mirror.percent, "a percentage from 0 to 100")
+        if self.recorder_cluster in self.endpoints:
+            self._refuse("cluster", self.recorder_cluster, "another name; this one is the recorder's")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,6 +273,12 @@ class Reconciliation:
 
     counts: tuple[ClusterCount, ...] = ()
     stale: Mapping[str, str] = field(default_factory=dict)
+
+
+def serves_clients(cluster: str) -> bool:
+    """Whether it is a version's cluster and not a recorder's, `<service>_recorder`."""
+    service = cluster.removesuffix(RECORDER)
+    return service == cluster or "_" in service
 
 
 class TrafficPlane(Protocol):

@@ -27,6 +27,7 @@ from google.protobuf.json_format import ParseDict
 from google.protobuf.message import Message
 
 from serving.control.xds.interface import Endpoint, ServiceTraffic, TrafficState
+from serving.control.xds.mirror import mirror, recorder_cluster
 from serving.gateway.bootstrap import MARKER_HEADER, ROUTES, RUNTIME, notes
 from sluice.entry import HASH_ROUTE
 
@@ -88,7 +89,10 @@ def snapshot(state: TrafficState, generation: int, previous: Snapshot | None) ->
     services = state.services
     made = Snapshot(
         generation=generation,
-        clusters={name: _cluster(name, ends) for s in services for name, ends in s.endpoints.items()},
+        clusters={name: _cluster(name, ends) for s in services for name, ends in s.endpoints.items()}
+        | {
+            s.recorder_cluster: _recorder(s.recorder_cluster, s.mirror.recorder) for s in services if s.mirror
+        },
         endpoints={
             name: _pack(_load(name, ends))
             for s in services
@@ -160,6 +164,8 @@ class _Routing:
     versions: tuple[tuple[str, str], ...]  # (cluster, version)
     labels: tuple[tuple[str, str], ...]  # (version, cluster)
     fallback: tuple[tuple[str, int], ...]
+    copied: int  # millionths of the requests that go to the recorder as well
+    recorder: str  # its cluster
 
     @classmethod
     def of(cls, traffic: ServiceTraffic) -> _Routing:
@@ -173,6 +179,8 @@ class _Routing:
             versions=tuple(sorted(traffic.versions.items())),
             labels=tuple(sorted(traffic.labels.items())),
             fallback=traffic.stable_fallback,
+            copied=0 if traffic.mirror is None else round(traffic.mirror.percent / 100 * MILLION),
+            recorder=traffic.recorder_cluster,
         )
 
 
@@ -186,7 +194,7 @@ def _routes(services: tuple[_Routing, ...]) -> AnyProto:
 
 
 def _service_routes(routing: _Routing) -> Iterable[Route]:
-    """Labels beat the hash; the hash needs a uid; whoever has none goes to stable."""
+    """Labels beat the hash; the hash needs a uid; whoever has none goes to stable. Testers' requests are not copied."""
     versions, fallback = dict(routing.versions), dict(routing.fallback)
     for version, cluster in routing.labels:
         route = _route(f"label:{version}", routing)
@@ -202,10 +210,12 @@ def _service_routes(routing: _Routing) -> Iterable[Route]:
     salted.header_name = routing.uid_header
     salted.regex_rewrite.pattern.regex = "^(.*)$"
     salted.regex_rewrite.substitution = rf"{routing.salt}:\1"
-    yield hashed
     nouid = _route("nouid", routing)
     _weigh(nouid.route, list(routing.fallback), versions)
-    yield nouid
+    for route in (hashed, nouid):
+        if routing.copied:
+            mirror(route.route, routing.recorder, routing.copied)
+        yield route
 
 
 def _route(name: str, routing: _Routing) -> Route:
@@ -266,6 +276,13 @@ def _cluster(name: str, endpoints: tuple[Endpoint, ...]) -> AnyProto:
     else:
         made.type = Cluster.EDS
         made.eds_cluster_config.eds_config.CopyFrom(_over_ads())
+    return _pack(made)
+
+
+@lru_cache(maxsize=64)
+def _recorder(name: str, recorder: Endpoint) -> AnyProto:
+    made = recorder_cluster(name, by_name=_by_name((recorder,)))
+    made.load_assignment.CopyFrom(_load(name, (recorder,)))
     return _pack(made)
 
 
