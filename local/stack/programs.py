@@ -14,10 +14,12 @@ from local.stack.processes import Program, free_ports
 from sluice.cpu import cpu_arch, parse_cpuinfo
 from sluice.digest import sha256_json
 from sluice.errors import FatalError
+from sluice.spec import parse_spec
 
 REPO = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 HOST = "127.0.0.1"
+RECORDER_FLUSH_S = "5"  # so that what was just sent can be calibrated on
 POD_CODE = ("sluice", "artifacts", "build_images", "calibration", "serving/runtime")
 
 
@@ -35,6 +37,7 @@ class Layout:
     controller: int
     xds: int
     cluster: int
+    recorder: int
     worker_logs: int
     trigger_logs: int
     token: str
@@ -60,6 +63,11 @@ class Layout:
     @property
     def checkpoints(self) -> Path:
         return self.root / "checkpoints"
+
+    @property
+    def recordings(self) -> Path:
+        """Within the store, where calibration's pods see it."""
+        return self.store / "recordings"
 
     def log(self, part: str) -> Path:
         return self.root / "logs" / f"{part}.log"
@@ -110,6 +118,20 @@ def gateway(layout: Layout) -> Program:
         "gateway",
         *("serving.gateway", "--listen", f"{HOST}:{layout.gateway}", "--xds", f"{HOST}:{layout.xds}"),
         *("--node", "gateway-0", "--admin", f"{HOST}:{layout.gateway_admin}"),
+    )
+
+
+def recorder(layout: Layout) -> Program | None:
+    """Keeps inputs of every service whose spec records; None when there is none."""
+    env = sluice_env(layout)
+    files = sorted((layout.dags / "models").glob("*.yaml"))
+    recorded = [file for file in files if parse_spec(file.read_text(encoding="utf-8"), env).recording]
+    if not recorded:
+        return None
+    specs = [word for file in recorded for word in ("--spec", str(file))]
+    where = ("--host", HOST, "--port", str(layout.recorder), "--out", str(layout.recordings))
+    return python(
+        layout, "recorder", "serving.recorder", *specs, *where, "--flush-s", RECORDER_FLUSH_S, env=env
     )
 
 
@@ -213,6 +235,7 @@ def sluice_env(layout: Layout) -> dict[str, str]:
         "SLUICE_STORE_VOLUME": json.dumps({"hostPath": {"path": str(layout.store)}}),
         "SLUICE_NAMESPACE": "default",
         "SLUICE_CHECKPOINTS": str(layout.checkpoints),
+        "SLUICE_RECORDER": layout.url("recorder"),
         "SLUICE_IMAGE_TAG": layout.image_tag,
         "SLUICE_CPU_ARCH": cpu_arch(parse_cpuinfo(Path("/proc/cpuinfo").read_text())),
     }

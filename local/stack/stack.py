@@ -56,6 +56,10 @@ class Stack:
         self._await("cluster", lambda: answers(f"{self.layout.url('cluster')}/version"), began)
         for part in (programs.controller, programs.gateway, programs.prometheus):
             self.processes.start(part(self.layout))
+        recorder = programs.recorder(self.layout)
+        if recorder is not None:
+            self.processes.start(recorder)
+            self._await("recorder", lambda: answers(f"{self.layout.url('recorder')}/healthz"), began)
         self._await("controller", lambda: answers(f"{self.layout.url('controller')}/healthz"), began)
         self._await("gateway", self._gateway_connected, began)
         self._await("prometheus", lambda: answers(f"{self.layout.url('prometheus')}/-/ready"), began)

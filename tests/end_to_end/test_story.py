@@ -159,6 +159,29 @@ def test_a_newer_run_supersedes_the_active_one_and_is_promoted(town):
     assert found["client_failures"] == 0
 
 
+def test_recorded_traffic_calibrates_and_the_next_promotion_uses_what_was_found(town):
+    """What people sent through the gateway was recorded; the scales come from it, and nobody else's."""
+    town.until_recorded(different=150)
+    states = town.calibrate("first")
+    assert states.pop("drift") == "skipped", "there is nothing to compare a first dataset with"
+    assert set(states.values()) == {"success"}
+    (event,) = town.asset_events()
+    assert event["extra"]["why"] == "there was no calibration on recorded traffic yet"
+    assert event["extra"]["against"] is None
+    run_id = town.trigger(precisions=["fp32", "int8"], **NOBODY)
+    town.until_task(run_id, "calibrate", "success")
+    assert f"unchanged: calibration {event['extra']['calibration'][:12]}" in town.log_so_far(
+        run_id, "calibrate"
+    )
+
+
+def test_traffic_that_did_not_move_leaves_the_scales_as_they_are(town):
+    states = town.calibrate("second")
+    assert (states["drift"], states["moved"]) == ("success", "success")
+    assert (states["calibrate"], states["accept"]) == ("skipped", "skipped")
+    assert len(town.asset_events()) == 1
+
+
 def nothing_moved(town, seen):
     """No stage was ever open, and version 1 holds the traffic and the title."""
     assert seen.rollout["opened"] == []

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import requests
+from pyarrow.parquet import read_metadata
 
 from local.demo.follow import Follower, Seen
 from local.load.journal import Sent, read
@@ -20,6 +21,7 @@ from local.stack.stack import Stack
 
 SERVICE = "tiny"
 DAG = f"promote__{SERVICE}"
+CALIBRATION = f"calibrate__{SERVICE}"
 HERE = Path(__file__).parent
 RUN_TIMEOUT_S = 400
 WAIT_S = 120
@@ -115,6 +117,32 @@ class Town:
     def mark(self, run_id: str, task: str, *, map_index: int | None = None) -> None:
         """Press "mark success"."""
         self.stack.airflow.set_task_state(DAG, run_id, task, "success", map_index=map_index)
+
+    def until_recorded(self, *, different: int) -> None:
+        """Wait until the recorder has written so many different inputs."""
+        rows = lambda: sum(read_metadata(file).num_rows for file in self._recordings())  # noqa: E731
+        until(lambda: rows() >= different, f"{different} recorded inputs")
+
+    def _recordings(self) -> list[Path]:
+        return list((self.stack.layout.recordings / SERVICE).glob("*.parquet"))
+
+    def calibrate(self, name: str) -> dict[str, str]:
+        """Run the DAG that calibrates to its end; the state of each task."""
+        self.stack.await_dag(CALIBRATION)
+        run_id = self.stack.airflow.trigger(CALIBRATION, {}, run_id=name)
+        state = until(
+            lambda: (found := self.stack.airflow.run(CALIBRATION, run_id)["state"]) in ENDED and found,
+            f"the calibration {name} to end",
+            timeout_s=RUN_TIMEOUT_S,
+        )
+        states = {row["task_id"]: row["state"] for row in self.stack.airflow.tasks(CALIBRATION, run_id)}
+        assert state == "success", states
+        return states
+
+    def asset_events(self) -> list[dict[str, Any]]:
+        """That the traffic of the service has moved."""
+        found = self.stack.airflow.call("GET", "/assets/events?source_dag_id=" + CALIBRATION)
+        return list(found["asset_events"])
 
     def kill_pod(self, step: str) -> bool:
         """SIGKILL the pod of this step, if there is one."""

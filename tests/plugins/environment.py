@@ -31,6 +31,7 @@ ADDRESSES = {
     "SLUICE_CHECKPOINTS": "/srv/checkpoints",
     "SLUICE_CPU_ARCH": "cpu-avx2",
     "SLUICE_IMAGE_TAG": "1",
+    "SLUICE_RECORDER": "http://127.0.0.1:8300",
     "SLUICE_NAMESPACE": "sluice",
 }
 KEPT = ("AIRFLOW_HOME", "MLFLOW_DISABLE_TELEMETRY")

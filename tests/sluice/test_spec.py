@@ -22,6 +22,7 @@ ENV = {
     "SLUICE_CHECKPOINTS": "/checkpoints",
     "SLUICE_CPU_ARCH": "cpu-avx512vnni",
     "SLUICE_IMAGE_TAG": "dev-0123abcd",
+    "SLUICE_RECORDER": "http://127.0.0.1:8300",
 }
 TARGET = whole()["targets"][0]
 
@@ -383,13 +384,16 @@ def test_a_doubled_dollar_is_a_literal():
 
 
 def test_the_shipped_spec_is_the_page_s_and_every_default_in_it_is_the_default():
-    """minilm.yaml shows the defaults to whoever copies it: they must be the ones in force, but for its review."""
+    """minilm.yaml shows the defaults to whoever copies it: those in force, but for its review and its recording."""
     spec = parse_spec(SHIPPED.read_text(), ENV)
     required = {name: spec.to_dict()[name] for name in ("service", "model", "targets", "images")}
     bare = ReleaseSpec.from_dict({**required, "server": {"image": spec.server.image}})
     assert (bare.review.before, spec.review.before) == ((), ("deploy",))
     review = {**spec.to_dict()["review"], "before": []}
-    assert ReleaseSpec.from_dict({**spec.to_dict(), "review": review}) == bare
+    assert ReleaseSpec.from_dict({**spec.to_dict(), "review": review, "recording": None}) == bare
+    addresses = {"percent": 1, "recorder": ENV["SLUICE_RECORDER"], "source": "recordings/minilm"}
+    assert bare.recording is None
+    assert parse({"recording": addresses}).recording == spec.recording
     assert [stage.percent for stage in spec.stages] == [1, 5, 50, 100]
     assert spec.model.source == "/checkpoints/minilm"
 

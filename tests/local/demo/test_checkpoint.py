@@ -92,7 +92,12 @@ def test_more_samples_take_pairs_away(tmp_path):
 
 
 def test_the_engine_builder_reads_the_pairs_as_the_shipped_spec_s(tmp_path):
-    env = {"SLUICE_CHECKPOINTS": "/c", "SLUICE_CPU_ARCH": "cpu-avx2", "SLUICE_IMAGE_TAG": "dev"}
+    env = {
+        "SLUICE_RECORDER": "http://r:1",
+        "SLUICE_CHECKPOINTS": "/c",
+        "SLUICE_CPU_ARCH": "cpu-avx2",
+        "SLUICE_IMAGE_TAG": "dev",
+    }
     spec = parse_spec((REPO / "dags" / "models" / "minilm.yaml").read_text(), env)
     text = (make_checkpoint(tmp_path) / "pairs.jsonl").read_text()
     assert len(parse_pairs(text, spec.model.inputs, spec.model.axes).queries) == PAIRS_DEFAULT
