@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import re
 import time
 from collections.abc import AsyncIterator
@@ -190,8 +189,9 @@ async def test_a_recorder_that_fails_is_no_evidence(world: World) -> None:
         assert {answer.status for answer in await world.infer(bodies(20), connections=1)} == {200}
         await spy.until(lambda: spy.heard.count(b"HTTP/1.1\r\n") == 20)
         await two_reports(world)
-        counts = world.gateways.reconcile().counts
-    assert {count.cluster for count in counts} == {"v1-arch-a", "v1-arch-b"}
+        clusters = {count.cluster for count in world.gateways.reconcile().counts}
+    assert "v1-arch-a" in clusters
+    assert "minilm_recorder" not in clusters
 
 
 async def two_reports(world: World) -> None:
@@ -199,7 +199,7 @@ async def two_reports(world: World) -> None:
     for _ in range(2):
         before = world.gateways.status()[0].last_stats_s
         async with asyncio.timeout(10):
-            while world.gateways.status()[0].last_stats_s in (before, None):
+            while world.gateways.status()[0].last_stats_s in (before, None):  # noqa: ASYNC110 - nothing tells of one
                 await asyncio.sleep(0.05)
 
 
