@@ -24,7 +24,7 @@ CHANGES: dict[str, Any] = {
         {"name": name, "dtype": "int64", "dims": ["batch", "sequence"]}
         for name in ("input_ids", "attention_mask")
     ],
-    "model.axes.sequence": {"min": 1, "opt": 8, "max": 64, "buckets": [8, 64]},
+    "model.axes.sequence": {"min": 2, "opt": 8, "max": 64, "buckets": [8, 64]},
     "recording": {"percent": 100, "recorder": "http://127.0.0.1:9", "lengths": [4, 16]},
 }
 
