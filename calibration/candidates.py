@@ -24,7 +24,7 @@ from calibration.mixed import (
     noise,
     target_of,
 )
-from calibration.ranges import BINS, Histogram, collect, find_range, saturated
+from calibration.ranges import BINS, Histogram, collect, find_ranges, saturated
 from calibration.samples import calibration_samples, dataset_sha256
 from sluice.model_inputs import Sample
 from sluice.release import Release
@@ -96,10 +96,7 @@ def _kept(
     folder: Path,
 ) -> dict[str, dict[str, tuple[float, float]]]:
     """Write `cache.json`; return {method: {tensor: its range}}."""
-    found = {
-        method: {name: find_range(histogram, method) for name, histogram in histograms.items()}
-        for method in spec.calibration.methods
-    }
+    found = find_ranges(histograms, spec.calibration.methods)
     cache = cache_of(model, histograms, found, samples=samples, dataset_sha256=dataset)
     (folder / CACHE_FILE).write_text(cache.to_json(), encoding="utf-8")
     return found
