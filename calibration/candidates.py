@@ -24,6 +24,7 @@ from calibration.mixed import (
     noise,
     target_of,
 )
+from calibration.passes import CalibrationError
 from calibration.ranges import BINS, Histogram, collect, find_ranges, saturated
 from calibration.samples import calibration_samples, dataset_sha256
 from sluice.model_inputs import Sample
@@ -48,16 +49,14 @@ def calibrate_release(store: Store, release: Release) -> list[str]:
 def calibrate(checkpoint: Path, onnx_file: Path, spec: ReleaseSpec, folder: Path) -> dict[str, Any]:
     """Write an INT8 file for each method of the spec, in each form that a target needs; return the report.
 
-    Where the best method misses the spec's bar, one more that leaves the noisiest operators in FP32. `cache.json` keeps
-    the histograms and every method's ranges.
+    Where the best method misses the spec's bar, one more that leaves the noisiest operators in FP32. What reads a
+    tensor that was zero on every sample (`zero` in the report) stays in FP32 in all of them: a range of nothing but
+    zero would make zero of whatever else comes. `cache.json` keeps the histograms and every method's ranges.
     """
     samples = calibration_samples(checkpoint, spec)
     dataset = dataset_sha256(samples)
     model = onnx.load(str(onnx_file))
-    operators = weighted_operators(model)
-    tensors = list(dict.fromkeys(operator.activation for operator in operators))
-    with tempfile.TemporaryDirectory() as work:
-        histograms = collect(model, tensors, samples, spec.model.inputs, Path(work))
+    histograms, operators = _collected(model, samples, spec)
     weights = quantized_weights(model, operators)
     forms = spec.int8_forms
     # The signed form is the coarser one: what is accurate enough in it is in the other.
@@ -65,7 +64,8 @@ def calibrate(checkpoint: Path, onnx_file: Path, spec: ReleaseSpec, folder: Path
     judge = _Judge(onnx_file, samples[:JUDGED], spec.model.inputs)
     methods: dict[str, Any] = {}
     written: dict[str, Quantized] = {}
-    counts = {"operators": len(operators), "activations": len(tensors), "weights": len(weights)}
+    activations = len({operator.activation for operator in operators})
+    counts = {"operators": len(operators), "activations": activations, "weights": len(weights)}
     for method, ranges in _kept(model, histograms, spec, len(samples), dataset, folder).items():
         made = {
             one: Quantized(model=model, operators=operators, weights=weights, ranges=ranges, form=one)
@@ -83,8 +83,26 @@ def calibrate(checkpoint: Path, onnx_file: Path, spec: ReleaseSpec, folder: Path
         "bins": BINS,
         "onnxruntime": onnxruntime.__version__,
         "judged": len(judge.samples),
+        "zero": [name for name, histogram in histograms.items() if histogram.flat],
         "methods": methods,
     }
+
+
+def _collected(
+    model: onnx.ModelProto, samples: Sequence[Sample], spec: ReleaseSpec
+) -> tuple[dict[str, Histogram], tuple[Weighted, ...]]:
+    """The histogram of every activation, and the operators that become INT8."""
+    operators = weighted_operators(model)
+    tensors = list(dict.fromkeys(operator.activation for operator in operators))
+    with tempfile.TemporaryDirectory() as work:
+        histograms = collect(model, tensors, samples, spec.model.inputs, Path(work))
+    chosen = tuple(one for one in operators if not histograms[one.activation].flat)
+    if not chosen:
+        raise CalibrationError(
+            f"every activation was zero on each of {len(samples)} samples: {', '.join(tensors)}",
+            "give samples that the model answers, or take int8 out of precisions",
+        )
+    return histograms, chosen
 
 
 def _kept(
