@@ -226,8 +226,9 @@ def _mse(histogram: Histogram) -> tuple[float, float]:
 def _entropy(histogram: Histogram) -> tuple[float, float]:
     """The shrunken range whose LEVELS-step distribution loses least information (Kullback-Leibler).
 
-    As in Migacz 2017 (8-bit inference with TensorRT): values outside count at the ends of the reference, but
-    not in the quantized distribution, so a cut costs what it cuts.
+    As in Migacz 2017 (8-bit inference with TensorRT): values outside count at the ends of the reference, but not in
+    the quantized distribution. That is not made to sum to 1 again, so a cut costs what it cuts: else one that leaves
+    a single bin of values far from zero costs nothing.
     """
     edges, counts = histogram.edges, histogram.counts.astype(np.float64)
 
@@ -235,8 +236,6 @@ def _entropy(histogram: Histogram) -> tuple[float, float]:
         first = max(0, int(np.searchsorted(edges, low, side="right")) - 1)
         last = min(BINS, max(first + 1, int(np.searchsorted(edges, high, side="left"))))
         inside = counts[first:last]
-        if not inside.any():  # a constant far from zero: everything would be cut
-            return float("inf")
         reference = inside.copy()
         reference[0] += counts[:first].sum()
         reference[-1] += counts[last:].sum()
@@ -245,7 +244,7 @@ def _entropy(histogram: Histogram) -> tuple[float, float]:
         spread = np.bincount(level, weights=inside, minlength=LEVELS) / np.maximum(occupied, 1.0)
         there = reference > 0
         p = reference[there] / reference.sum()
-        q = np.maximum(spread[level][there], 1e-9) / max(inside.sum(), 1e-9)
+        q = np.maximum(spread[level][there], 1e-9) / reference.sum()
         return float((p * np.log(p / q)).sum())
 
     return _shrunken(histogram, cost)

@@ -1,6 +1,8 @@
 """Samples and tensors that say nothing, or too much: each is a clear error, or follows a rule that is written down."""
 
+import itertools
 import json
+import threading
 
 import numpy as np
 import onnx
@@ -40,6 +42,41 @@ def test_a_value_that_is_not_finite_names_the_tensor_the_sample_and_what_to_do(
         f"activation x is not finite on sample 11 (from 0): 1 of {size} values, such as {said}; "
         "correct the sample, or the model where FP32 itself overflows on it"
     )
+
+
+class Waiting(dict):
+    """A sample that is not read before another one is."""
+
+    def __init__(self, *, until, **values):
+        super().__init__(values)
+        self.read, self.until = threading.Event(), until
+
+    def __getitem__(self, name):
+        self.read.set()
+        assert self.until is None or self.until.read.wait(30)
+        return super().__getitem__(name)
+
+
+def test_of_two_samples_that_fail_at_once_the_first_in_order_is_named(tmp_path):
+    broken = np.full((2, 8), np.nan, np.float32)
+    second = Waiting(until=None, x=broken)
+    samples = [*samples_of(3), Waiting(until=second, x=broken), second]
+    with pytest.raises(CalibrationError, match=r"sample 3 \(from 0\)"):
+        collect(model_of(), ("x",), samples, [X], tmp_path, threads=2)
+
+
+def test_after_a_sample_that_fails_no_thread_reads_on(tmp_path):
+    read = []
+
+    def stream():
+        for number, sample in enumerate(itertools.cycle(samples_of(20))):
+            assert number < 100_000, "somebody reads on"
+            read.append(number)
+            yield {"x": sample["x"] * np.nan} if number == 11 else sample
+
+    with pytest.raises(CalibrationError, match=r"sample 11 \(from 0\)"):
+        collect(model_of(), ("x",), in_chunks(stream, 1), [X], tmp_path, threads=2)
+    assert len(read) < 50_000
 
 
 def test_an_activation_that_overflows_within_the_model_is_named_too(tmp_path):
@@ -195,6 +232,16 @@ def test_a_constant_is_an_end_of_its_range_and_comes_back_as_it_was(method, valu
         byte = np.clip(np.round(value / float(scale)) + int(zero), least, most)
         restored = (byte - int(zero)) * float(scale)
         assert restored == pytest.approx(value, rel=1e-5, abs=1e-12)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_values_that_lie_together_far_from_zero_are_not_cut_off_as_a_whole(method, sign):
+    """Where one bin of them was left inside, nothing seemed lost: entropy once ended at the least of them."""
+    values = sign * np.random.default_rng(7).uniform(9.0, 10.0, size=100_000)
+    low, high = min(0.0, values.min()), max(0.0, values.max())
+    found = find_range(Histogram(low=low, high=high, counts=count(values, low, high)), method)
+    assert max(-found[0], found[1]) > 9.9
 
 
 def test_a_constant_activation_of_a_real_graph_stays_what_it_was(tmp_path):
