@@ -9,10 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from benchmarks.calibration.invariance import same
 from calibration.passes import CalibrationError, Model, in_chunks
-from calibration.ranges import BINS, Histogram, collect, find_ranges, tapped
+from calibration.ranges import BINS, Histogram, collect, tapped
 from sluice.signature import TensorSpec
-from sluice.spec_types import METHODS
 from tests.calibration.test_calibration import X, model_of, samples_of
 
 IMAGE = TensorSpec(name="x", dtype="float32", dims=("batch", 3, 8, 8))
@@ -75,16 +75,6 @@ def grown(old, values):
         pairs = counts.reshape(-1, 2).sum(axis=1)
         counts, reach = np.pad(pairs, BINS // 4), 2 * reach
     return counts + np.histogram(values, BINS, (-reach, reach))[0], reach
-
-
-def same(one, other):
-    """Histograms to the bit, and so the ranges of every method."""
-    return (
-        one.keys() == other.keys()
-        and all((one[name].low, one[name].high) == (other[name].low, other[name].high) for name in one)
-        and all(np.array_equal(one[name].counts, other[name].counts) for name in one)
-        and find_ranges(one, METHODS) == find_ranges(other, METHODS)
-    )
 
 
 def depends_on_collecting(collector, kind, folder):
