@@ -74,8 +74,9 @@ def _export(args: argparse.Namespace) -> None:
     from calibration.tensorrt_cache import to_tensorrt
 
     cache = CalibrationCache.from_json(args.cache.read_bytes())
-    args.out.write_text(to_tensorrt(cache, args.method, version=args.tensorrt), encoding="utf-8")
-    print(f"written: {args.out}: {len(cache.tensors)} scales of {args.method}")
+    text = to_tensorrt(cache, args.method, version=args.tensorrt)
+    args.out.write_text(text, encoding="utf-8")
+    print(f"written: {args.out}: {len(text.splitlines()) - 1} scales of {args.method}")
 
 
 def _gather(store: Store, digest: str) -> None:

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 PRECISIONS: Final = ("fp32", "fp16", "int8")
 METRICS: Final = ("failure", "slow")
 TOP1, RECALL_AT_1 = TASK_METRICS = ("top1", "recall_at_1")
-METHODS: Final = ("percentile", "minmax", "entropy", "mse")
+METHODS: Final = ("percentile", "percentile_99_99", "percentile_99_9", "minmax", "entropy", "mse")
 COMPATIBILITIES: Final = ("none", "same_compute_capability", "ampere_plus")
 BACKENDS: Final = ("onnxruntime", "tensorrt", "tensorrt_rtx")
 
