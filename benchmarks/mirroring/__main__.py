@@ -20,7 +20,7 @@ from benchmarks.engines.hardware import hardware
 from benchmarks.mirroring.result import KINDS, ON, block, order, result
 from benchmarks.mirroring.stand import Stand, parts_of, stand
 
-SETTLE_S: Final = 1.0  # after a change, and for the last answers and copies of a block
+SETTLE_S: Final = 0.5  # after a change, and for the last answers and copies of a block
 WARM_S: Final = 5.0
 
 
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--json", action="store_true", help="print the JSON object on one line")
-    parser.add_argument("--blocks", type=int, default=45, help="in all, a third of them on (45: 25 minutes)")
+    parser.add_argument("--blocks", type=int, default=45, help="in all, a third of them on (45: 24 minutes)")
     parser.add_argument("--block-s", type=float, default=30.0, help="length of a block in seconds (30)")
     parser.add_argument(
         "--percent", type=float, default=1.0, help="of the requests, mirrored in an on block (1)"
