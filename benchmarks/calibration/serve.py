@@ -50,14 +50,15 @@ def measured(folder: Path, *, pairs: int, seed: int = 0) -> dict[str, Any]:
 
     pairs: that are held out, of the checkpoint's texts none; twice as many requests go to each server.
     """
-    engines = {precision: built(folder, precision) for precision in PRECISIONS}
+    with contextlib.redirect_stdout(sys.stderr):  # where builds tell how far they are: stdout is the result's
+        engines = {precision: built(folder, precision) for precision in PRECISIONS}
     reports = {name: json.loads((path / "report.json").read_text("utf-8")) for name, path in engines.items()}
     chosen = {name: report["chosen"] for name, report in reports.items()}
     if not chosen["int8"].startswith("int8"):
         return {"error": f"the builder chose {chosen['int8']}: {reports['int8']['reason']}"}
     texts = held_out(pairs)
     order = np.random.default_rng(seed).permutation(len(texts))
-    parts = np.array_split(order, PAIRS)
+    parts = np.array_split(order, min(PAIRS, len(order)))
     with contextlib.ExitStack() as stack:
         ports = {name: stack.enter_context(server(path)) for name, path in engines.items()}
         bodies = [body_of({"input_ids": list(ids), "attention_mask": [1] * len(ids)})[0] for ids in texts]

