@@ -47,6 +47,8 @@ TESTS: Final = {
     "its broken twin": (f"{_PASSES}test_a_histogram_that_grows_with_the_data_fails_the_same_claim",),
     "a NaN": (f"{_DEGENERATE}test_a_value_that_is_not_finite_names_the_tensor_the_sample_and_what_to_do",),
     "an empty stratum": (
+        "tests/sluice/test_sample_split.py::test_an_empty_stratum_of_the_traffic_is_an_error_that_names_it",
+        "tests/calibration/test_dataset.py::test_a_stratum_without_rows_fails_by_name",
         f"{_DEGENERATE}test_an_empty_chunk_is_refused_since_a_part_without_samples_calibrates_nothing",
         f"{_DEGENERATE}test_an_empty_dataset_is_refused",
     ),
