@@ -19,12 +19,13 @@ from typing import Any, Final
 
 from benchmarks.calibration.invariance import SAMPLES, kept
 from benchmarks.calibration.invariance import measured as collected
-from benchmarks.calibration.job import MODELOPT, ORT_ENTROPY, ORT_MINMAX, ORT_STRIDED, OURS, REPO
+from benchmarks.calibration.job import MODELOPT, ORT_ENTROPY, ORT_MINMAX, ORT_STRIDED, OURS
 from benchmarks.calibration.measure import Place, measured, split_file
 from benchmarks.calibration.page import page
 from benchmarks.calibration.result import HELD_OUT, SPLITS, TEXTS, result
 from benchmarks.calibration.texts import split
 from benchmarks.engines.hardware import hardware
+from benchmarks.shipped import shipped
 
 EVERY: Final = (OURS, MODELOPT, ORT_ENTROPY)
 SERVER, INVARIANCE = "server", "invariance"
@@ -96,14 +97,11 @@ def exported(folder: Path) -> Path:
     """MiniLM as the product's exporter writes it for the demo's spec."""
     from build_images.exporter.export import write_onnx
     from local.demo.checkpoint import make_checkpoint
-    from sluice.spec import parse_spec
 
     path = folder / "onnx" / "model.onnx"
     path.parent.mkdir(exist_ok=True)
     checkpoint = make_checkpoint(folder / "checkpoint")
-    names = ("CHECKPOINTS", "CPU_ARCH", "IMAGE_TAG")
-    text = (REPO / "dags/models/minilm.yaml").read_text(encoding="utf-8")
-    write_onnx(checkpoint, parse_spec(text, {f"SLUICE_{name}": "cpu" for name in names}), path)
+    write_onnx(checkpoint, shipped(), path)
     return path
 
 

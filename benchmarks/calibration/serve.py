@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import yaml
 
 from benchmarks.calibration.job import REPO
 from benchmarks.calibration.recall import figures
 from benchmarks.calibration.speed import CONNECTIONS, PAIRS, summary
 from benchmarks.calibration.texts import Ids
+from benchmarks.shipped import shipped
 from local.load.client import body_of
 from sluice.cpu import cpu_arch, parse_cpuinfo
 
@@ -108,16 +108,12 @@ def built(folder: Path, precision: str) -> Path:
     from calibration.candidates import calibrate_release
     from local.demo.checkpoint import make_checkpoint
     from sluice.release import Release
-    from sluice.spec import parse_spec
 
     checkpoint = folder / "checkpoint"
     if not checkpoint.is_dir():
         make_checkpoint(checkpoint)
     arch = cpu_arch(parse_cpuinfo(Path("/proc/cpuinfo").read_text(encoding="utf-8")))
-    raw = yaml.safe_load((REPO / "dags/models/minilm.yaml").read_text(encoding="utf-8"))
-    raw["precisions"] = [precision]
-    names = {"CHECKPOINTS": str(folder), "CPU_ARCH": arch, "IMAGE_TAG": "benchmark"}
-    spec = parse_spec(yaml.safe_dump(raw), {f"SLUICE_{name}": value for name, value in names.items()})
+    spec = shipped({"precisions": [precision]}, CHECKPOINTS=str(folder), CPU_ARCH=arch)
     store, release = Store(folder / "store"), Release(spec, tree_sha256(checkpoint))
     keys = release.keys
     if not store.has("checkpoint", keys.checkpoint):

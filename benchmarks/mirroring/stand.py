@@ -21,14 +21,13 @@ import aiohttp
 import yaml
 
 from benchmarks.mirroring.model import samples, write_engine
+from benchmarks.shipped import SPEC_FILE, environment
 from local.load.journal import Sent, read
 from local.stack.processes import free_ports
 from serving.control.xds import Endpoint, Gateways, Mirror, ServiceTraffic, Slice, TrafficState
 from sluice.spec import ReleaseSpec, parse_spec
 
 ROOT: Final = Path(__file__).parents[2]
-SHIPPED: Final = ROOT / "dags" / "models" / "minilm.yaml"
-ENV: Final = {"SLUICE_CHECKPOINTS": "/none", "SLUICE_CPU_ARCH": "cpu-avx2", "SLUICE_IMAGE_TAG": "dev"}
 TEXTS: Final = 2000
 CLUSTER: Final = "minilm_v1_cpu"
 
@@ -70,11 +69,11 @@ class Stand:
 
 def recorded_spec(folder: Path) -> tuple[ReleaseSpec, Path]:
     """The shipped spec with a section `recording`, and its file."""
-    raw = yaml.safe_load(SHIPPED.read_text())
+    raw = yaml.safe_load(SPEC_FILE.read_text())
     raw["recording"] = {"percent": 1, "recorder": "http://127.0.0.1:1"}
     path = folder / "minilm.yaml"
     path.write_text(yaml.safe_dump(raw))
-    return parse_spec(path.read_text(), ENV), path
+    return parse_spec(path.read_text(), environment()), path
 
 
 @contextlib.asynccontextmanager
@@ -133,7 +132,7 @@ async def _started(
 ) -> Endpoint:
     """Start `python -m ...`; with `ready`, wait for a line that begins so and return where it listens."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", *arguments, cwd=ROOT, env={**os.environ, **ENV}, stdout=subprocess.PIPE
+        sys.executable, "-m", *arguments, cwd=ROOT, env={**os.environ, **environment()}, stdout=subprocess.PIPE
     )
     ends.push_async_callback(_end, process)
     port, line = 0, ""
