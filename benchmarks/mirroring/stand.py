@@ -132,7 +132,12 @@ async def _started(
 ) -> Endpoint:
     """Start `python -m ...`; with `ready`, wait for a line that begins so and return where it listens."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", *arguments, cwd=ROOT, env={**os.environ, **environment()}, stdout=subprocess.PIPE
+        sys.executable,
+        "-m",
+        *arguments,
+        cwd=ROOT,
+        env={**os.environ, **environment()},
+        stdout=subprocess.PIPE,
     )
     ends.push_async_callback(_end, process)
     port, line = 0, ""
