@@ -47,6 +47,7 @@ def spec_problems(raw: Raw) -> Iterator[Problem]:
     yield from _axes(raw)
     yield from _accuracy(raw)
     yield from _task(raw)
+    yield from _recording(raw)
 
 
 def _stages(raw: Raw) -> Iterator[Problem]:
@@ -171,6 +172,20 @@ def _cost(raw: Raw) -> Iterator[Problem]:
                 "one replica) costs for an hour, or set the limit to null"
             )
             yield Problem(f"targets.{index}.price_per_hour", None, message)
+
+
+def _recording(raw: Raw) -> Iterator[Problem]:
+    """A share that goes nowhere, an address that gets nothing, and a section that says neither nor a source."""
+    said = _mapping(raw.get("recording"))
+    if not said:
+        return
+    given = {name for name in ("percent", "recorder") if said.get(name) is not None}
+    for name in {"percent", "recorder"} - given if given else ():
+        message = f"is needed beside recording.{given.copy().pop()}: so many percent go to this recorder"
+        yield Problem(f"recording.{name}", None, message)
+    if not given and said.get("source") is None:
+        message = "write percent and recorder to record, a source to read what was recorded, or null for the section"
+        yield Problem("recording", None, message)
 
 
 def _arch_problem(arch: str, backend: object) -> str | None:

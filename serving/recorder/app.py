@@ -167,8 +167,11 @@ def _spec(path: Path) -> ReleaseSpec:
         spec = parse_spec(path.read_text(), os.environ)
     except OSError as error:
         raise FatalError(f"--spec {path} cannot be read ({error.strerror})", "name a release spec") from error
-    if spec.recording is None:
-        raise FatalError(f"--spec {path} has no section recording", "write one, or leave this spec out")
+    if spec.recording is None or spec.recording.recorder is None:
+        raise FatalError(
+            f"--spec {path} has no recording.recorder, so nothing is copied to one",
+            "write recording.percent and recording.recorder, or leave this spec out",
+        )
     return spec
 
 

@@ -69,6 +69,9 @@ def test_recording_changes_nothing_that_is_built_or_served(section):
         ({"redact": "hooks.py"}, "recording.redact", "module:function"),
         ({"redact": "os; rm:x"}, "recording.redact", "module:function"),
         ({"headers": []}, "recording.headers", "unknown"),
+        ({"percent": None}, "recording.percent", "beside recording.recorder"),
+        ({"recorder": None}, "recording.recorder", "beside recording.percent"),
+        ({"percent": None, "recorder": None}, "recording", "or null for the section"),
     ],
 )
 def test_what_cannot_be_is_named_by_its_path(changes, path, words):
@@ -76,6 +79,12 @@ def test_what_cannot_be_is_named_by_its_path(changes, path, words):
         parse({"recording": {**SECTION, **changes}})
     [problem] = [one for one in caught.value.problems if one.path.startswith(path)]
     assert words in problem.message
+
+
+def test_a_team_that_logs_already_names_its_source_alone_and_the_gateways_copy_nothing():
+    spec = parse({"recording": {"source": "s3://bucket/tiny"}})
+    assert (spec.recording.percent, spec.recording.recorder) == (None, None)
+    assert "recording" not in spec.policy()
 
 
 def test_the_controller_checks_it_by_the_same_rules():
