@@ -274,8 +274,8 @@ def test_what_cannot_be_used_ends_with_one_line_that_says_what_to_do(tmp_path):
     assert ended(*process.command(out, plain)) == (
         3,
         (
-            f"error: --spec {plain} has no recording.recorder, so nothing is copied to one; write recording.percent and "
-            "recording.recorder, or leave this spec out"
+            f"error: --spec {plain} has no recording.recorder, so nothing is copied to one; write "
+            "recording.percent and recording.recorder, or leave this spec out"
         ),
     )
     code, line = ended(*process.command(out, tmp_path / "none.yaml"))
