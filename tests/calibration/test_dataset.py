@@ -85,6 +85,17 @@ def test_lengths_far_from_the_traffics_own_stop_the_run(tmp_path: Path) -> None:
         gather_release(store, release)
 
 
+def test_one_text_that_is_sent_all_the_time_is_no_reason_to_stop(tmp_path: Path) -> None:
+    """A probe's: a stratum of one input, which calibrates. Lengths weigh requests, so it has a common one."""
+    probe = rows(1, seed=5, lengths=(4,)) * 60
+    store, release = town(tmp_path, probe + rows(200))
+    dataset = gather_release(store, release)
+    strata = {(row["part"], row["stratum"]): row for row in report_of(store)["strata"]}
+    assert dataset.facts["passed"] is True
+    assert strata[CALIBRATE, "medium-frequent"]["rows"] == 1
+    assert strata[HELD_OUT, "medium-frequent"]["rows"] == strata[HELD_OUT, "medium-frequent"]["wanted"] == 0
+
+
 def test_a_leak_and_a_duplicate_are_blamed_by_content(tmp_path: Path) -> None:
     store, release = town(tmp_path, rows(200))
     recording = recorded(store, release.spec)
