@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import sys
 import traceback
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from serving.recorder.metrics import Metrics
 from serving.recorder.secret import alone_in, salt_of
 from serving.recorder.service import Recorded, Service
 from serving.runtime.connection import Connection
+from serving.runtime.listening import bound
 from serving.runtime.service import State
 from sluice.errors import EXIT_FATAL, FatalError, RetryableError, SluiceError
 from sluice.spec import ReleaseSpec, parse_spec
@@ -143,17 +143,9 @@ class _App:
 
     async def _listen(self) -> asyncio.Server:
         args = self._args
-        family = socket.AF_INET6 if ":" in args.host else socket.AF_INET
-        try:
-            listening = socket.create_server((args.host, args.port), family=family, backlog=BACKLOG)
-        except OSError as error:
-            raise RetryableError(
-                f"--host {args.host} --port {args.port} cannot be bound ({error.strerror or error})",
-                "free the address or name another one",
-            ) from error
         return await asyncio.get_running_loop().create_server(
             lambda: _Bounded(self._service, self._connections, args.max_body_bytes),
-            sock=listening,
+            sock=bound(args.host, args.port, backlog=BACKLOG),
             backlog=BACKLOG,
         )
 
