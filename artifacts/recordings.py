@@ -6,6 +6,7 @@ its days widened; what no recorder has sampled yet is sampled here by the record
 it is an error, since "no traffic" and "a wrong path" look alike.
 """
 
+import errno
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -29,7 +30,7 @@ from artifacts.recording_files import (
     write_recording,
 )
 from sluice.contents import content_of, length_of
-from sluice.errors import RetryableError
+from sluice.errors import RetryableError, SluiceError
 from sluice.model_inputs import Sample
 from sluice.reservoir import LENGTHS, PER_STRATUM, Reservoir, Seen
 from sluice.signature import TensorSpec
@@ -211,7 +212,11 @@ def _infos(source: str, filesystem: fs.FileSystem, which: str | fs.FileSelector)
         raise _away(source, error) from error
 
 
-def _away(source: str, error: OSError) -> RetryableError:
+def _away(source: str, error: OSError) -> SluiceError:
+    """A storage that does not answer is worth a retry; a permission is not."""
+    if error.errno in (errno.EACCES, errno.EPERM):
+        fix = "let the pod's user read it: the recorder's files are for its own user and group"
+        return RecordingError(source, "", f"cannot be read ({error.strerror})", fix)
     return RetryableError(
         f"recording {_shown(source)} cannot be read ({_shown(str(error))})",
         "check the storage, its credentials and permissions",

@@ -7,6 +7,7 @@ python -m calibration export --cache cache.json --method percentile --out calib.
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -80,9 +81,13 @@ def _export(args: argparse.Namespace) -> None:
 
 
 def _gather(store: Store, digest: str) -> None:
-    from calibration.dataset import gather_release
+    from calibration.dataset import forget_old, gather_release
 
-    dataset = gather_release(store, load_release(store, digest))
+    os.umask(0o027)  # what people sent is for the pods' user and group
+    release = load_release(store, digest)
+    for key in forget_old(store, release.spec):
+        print(f"removed: dataset {key[:12]}, older than recording.retention_days", flush=True)
+    dataset = gather_release(store, release)
     print(f"gathered: dataset {dataset.receipt.key[:12]} of {dataset.facts['seen']} requests", flush=True)
 
 

@@ -45,7 +45,7 @@ def calibrate_release(store: Store, release: Release) -> list[str]:
         report = calibrate(samples, onnx_file, release.spec, draft.path, cached)
         text = json.dumps(report, indent=1, allow_nan=False)
         (draft.path / "report.json").write_text(text, encoding="utf-8")
-        draft.publish({"methods": list(report["methods"])})
+        draft.publish({"methods": list(report["methods"]), "onnx": release.keys.onnx})
     return list(report["methods"])
 
 

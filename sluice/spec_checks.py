@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final, TypeGuard
+from urllib.parse import urlsplit
 
 from sluice.errors import Problem
 from sluice.plan import RTX_ARCHS, TENSORRT, TENSORRT_RTX
@@ -183,7 +184,13 @@ def _recording(raw: Raw) -> Iterator[Problem]:
     for name in {"percent", "recorder"} - given if given else ():
         message = f"is needed beside recording.{given.copy().pop()}: so many percent go to this recorder"
         yield Problem(f"recording.{name}", None, message)
-    if not given and said.get("source") is None:
+    source = said.get("source")
+    if isinstance(source, str) and "@" in urlsplit(source).netloc:
+        message = (
+            "holds a password, which would stand in every release: give pods their credentials by environment"
+        )
+        yield Problem("recording.source", "(hidden)", message)
+    if not given and source is None:
         message = "write percent and recorder to record, a source to read what was recorded, or null for the section"
         yield Problem("recording", None, message)
 

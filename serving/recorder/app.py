@@ -13,12 +13,13 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import uvloop
 
+from artifacts.recorded import RecordingError
 from serving.recorder.days import DAYS_HELD, Days
 from serving.recorder.intake import Intake, hook_of, sample_bytes
 from serving.recorder.metrics import Metrics
@@ -87,8 +88,7 @@ class _App:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         for one in self._recorded:
-            if rows := one.days.resume(_now().date()):
-                print(f"{one.days.service}: goes on with today's file, {rows} distinct inputs", flush=True)
+            _resume(one.days, _now().date())
         listener = await self._listen()
         host, port = listener.sockets[0].getsockname()[:2]
         print(f"listening: http://{host}:{port}", flush=True)
@@ -148,6 +148,17 @@ class _App:
             sock=bound(args.host, args.port, backlog=BACKLOG),
             backlog=BACKLOG,
         )
+
+
+def _resume(days: Days, today: date) -> None:
+    """A file that no longer fits the spec costs what it held, and not the rest of the day."""
+    try:
+        rows = days.resume(today)
+    except RecordingError as error:
+        print(f"{error.message}; set aside as {days.set_aside(today)}", file=sys.stderr, flush=True)
+        return
+    if rows:
+        print(f"{days.service}: goes on with today's file, {rows} distinct inputs", flush=True)
 
 
 def _now() -> datetime:

@@ -69,6 +69,7 @@ def test_recording_changes_nothing_that_is_built_or_served(section):
         ({"redact": "hooks.py"}, "recording.redact", "module:function"),
         ({"redact": "os; rm:x"}, "recording.redact", "module:function"),
         ({"headers": []}, "recording.headers", "unknown"),
+        ({"source": "s3://key:secret@bucket/x"}, "recording.source", "password"),
         ({"percent": None}, "recording.percent", "beside recording.recorder"),
         ({"recorder": None}, "recording.recorder", "beside recording.percent"),
         ({"percent": None, "recorder": None}, "recording", "or null for the section"),

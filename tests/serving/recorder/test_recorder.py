@@ -288,13 +288,38 @@ def test_what_cannot_be_used_ends_with_one_line_that_says_what_to_do(tmp_path):
         )
 
 
-def test_a_days_file_of_other_inputs_is_not_written_over(tmp_path):
-    """The spec changed: the file is refused by its name, and stays."""
+def test_a_days_file_of_other_inputs_is_set_aside_and_the_day_begins_anew(tmp_path):
+    """The spec changed: the file stays under a name that no reader takes, and the rest of the day is recorded."""
     folder = tmp_path / "out" / "minilm"
     folder.mkdir(parents=True)
     for name in (datetime.now(UTC).date(), datetime.now(UTC).date() + timedelta(days=1)):
         (folder / f"{name}.parquet").write_bytes(b"another model's")
-    code, line = ended(*process.command(tmp_path / "out", process.write_spec(tmp_path)))
-    assert code == 3
-    assert "is no whole Parquet file" in line
-    assert {path.read_bytes() for path in folder.iterdir()} == {b"another model's"}
+    with recorder(tmp_path) as running:
+        send(Client(running.port), request([1, 2]))
+        assert running.end() == 0
+    (today,) = (path for path in folder.glob(".*.unreadable"))
+    assert today.read_bytes() == b"another model's"
+    whole = folder / today.name.removeprefix(".").removesuffix(".unreadable")
+    assert whole.read_bytes()[:4] == b"PAR1"
+
+
+def test_a_sight_that_comes_while_its_day_is_written_is_not_lost(tmp_path):
+    """Midnight: the day is over, and one more sight came between the draft and its write."""
+    days = Days(process.spec(), tmp_path, "salt")
+    day = date(2026, 2, 28)
+    tokens = {name: np.ones(2, np.int64) for name in ("input_ids", "attention_mask")}
+    days.take([tokens], day)
+    (draft,) = days.drafts()
+    days.take([tokens], day)
+    days.write(draft)
+    days.wrote(draft, day + timedelta(days=1))
+    (again,) = days.drafts()
+    assert again.recording.seen == 2
+
+
+def test_a_file_of_a_day_that_never_was_stops_no_write(tmp_path):
+    days = Days(process.spec(), tmp_path, "salt")
+    days.folder.mkdir(parents=True)
+    for name in ("2026-02-30", "2020-01-01"):
+        (days.folder / f"{name}.parquet").write_bytes(b"x")
+    assert [path.name for path in days.clean(date(2026, 3, 1))] == ["2020-01-01.parquet"]
