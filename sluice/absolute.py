@@ -17,6 +17,7 @@ from enum import StrEnum
 from math import isfinite
 from typing import Any, Final, Literal
 
+from sluice.evidence import StageEvidence
 from sluice.forecast import latest
 from sluice.judgement import Action, Verdict
 from sluice.promql import Answer, Series, filled
@@ -90,7 +91,7 @@ class GateLook:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stand:
-    """What the gates are held against. stable: None when there is none, and at 100 %, where nobody uses it.
+    """What the gates are held against. stable: None where there is none that serves.
 
     opened_at_s: unix seconds, when every gateway had the open stage.
     """
@@ -108,13 +109,26 @@ def ask(gate: AbsoluteGate, service: str, version: str, of: Of) -> Ask:
     return Ask(gate.name, version, of, query)
 
 
-def asks(gates: Iterable[AbsoluteGate], stand: Stand) -> tuple[Ask, ...]:
-    """Everything that Prometheus has to be asked for one look."""
-    versions = [version for version in (stand.candidate, stand.stable) if version is not None]
+def asks(gates: Iterable[AbsoluteGate], service: str, versions: Iterable[str | None]) -> tuple[Ask, ...]:
+    """Everything that Prometheus has to be asked for one look at these versions; None is no version."""
+    known = [version for version in versions if version is not None]
     sides: tuple[Of, ...] = ("value", "samples")
-    return tuple(
-        ask(gate, stand.service, version, of) for gate in gates for version in versions for of in sides
+    return tuple(ask(gate, service, version, of) for gate in gates for version in known for of in sides)
+
+
+def stand_of(evidence: StageEvidence) -> Stand:
+    """At 100 % nobody uses stable, so there is nothing to compare with."""
+    return Stand(
+        service=evidence.service,
+        candidate=evidence.version,
+        stable=compared_with(evidence.stable, evidence.percent),
+        opened_at_s=evidence.opened_at_s,
     )
+
+
+def compared_with(stable: str | None, percent: float) -> str | None:
+    """The stable version that serves beside a stage of `percent`, or None."""
+    return stable if percent < 100 else None
 
 
 def beyond(value: float, gate: AbsoluteGate) -> bool:
@@ -247,11 +261,11 @@ def weighed(verdict: Verdict, seen: Sequence[GateLook]) -> Verdict:
 
 
 def observed(numbers: Mapping[str, Any]) -> str:
-    """What the gates that only observe have to tell, from a verdict's numbers; empty when all is well."""
+    """Breaches of the gates that only observe, from a verdict's numbers; empty when there is none."""
     rows = numbers.get("absolute")
     told = rows.values() if isinstance(rows, Mapping) else ()
     return "; ".join(
         str(row.get("reason"))
         for row in told
-        if row.get("on_breach") == "observe" and row.get("outcome") != Outcome.OK
+        if row.get("on_breach") == "observe" and row.get("outcome") == Outcome.BREACH
     )

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluice.absolute import MAX_AGE_S, Outcome, asks, looks, observed, weighed
+from sluice.absolute import MAX_AGE_S, Outcome, asks, compared_with, looks, observed, weighed
 from sluice.judgement import Action, Verdict
 from sluice.promql import Answer, read_answer
-from tests.sluice.gates import CANDIDATE, NOW_S, STAND, answered, gate, gates, row, vector
+from tests.sluice.gates import CANDIDATE, NOW_S, STABLE, STAND, answered, gate, gates, row, vector
 
 BAD = 900.0
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
@@ -126,9 +126,11 @@ def test_an_answer_to_another_window_is_no_answer():
 
 
 def test_both_versions_are_asked_and_stable_only_where_it_serves():
-    assert len(asks([gate()], STAND)) == 4
-    assert {sent.version for sent in asks([gate()], replace(STAND, stable=None))} == {CANDIDATE}
-    assert 'version="2"}[60s]' in asks([gate()], STAND)[0].query
+    assert len(asks([gate()], "tiny", [CANDIDATE, STABLE])) == 4
+    assert {sent.version for sent in asks([gate()], "tiny", [CANDIDATE, None])} == {CANDIDATE}
+    assert 'version="2"}[60s]' in asks([gate()], "tiny", [CANDIDATE])[0].query
+    assert [compared_with(STABLE, percent) for percent in (1, 99, 100)] == [STABLE, STABLE, None]
+    assert compared_with(None, 1) is None
 
 
 # --- beside the verdict of the coins ------------------------------------------------------------
@@ -209,5 +211,9 @@ def test_a_gate_that_observes_tells_in_the_numbers_and_moves_nothing():
     assert (after.action, after.reason) == (Action.PASS, "the coins' reason")
     assert "900 is above 500" in observed(after.numbers)
     assert observed(weighed(verdict(Action.PASS), [look(gate(on_breach="observe"))]).numbers) == ""
+    assert (
+        observed(weighed(verdict(Action.PASS), [look(gate(on_breach="observe"), value=vector())]).numbers)
+        == ""
+    )
     assert observed(weighed(verdict(Action.PASS), [look(value=BAD)]).numbers) == ""
     assert observed({}) == ""
