@@ -1,7 +1,7 @@
 """A real Prometheus for tests, and the metrics of two versions that a test sets.
 
-Prometheus looks for new targets every five seconds, so the first sample takes as long after each start. Series of
-one test stay for as long as the longest window that a later test reads: give each test a service of its own.
+The first scrape comes five seconds after each start, however short the interval. Values of one test stay in the
+window of the next for a second: a test waits for what it wants to see.
 """
 
 from __future__ import annotations
@@ -104,7 +104,9 @@ class Prometheus:
             )
             with (self._folder / "log").open("ab") as log:
                 self._process = subprocess.Popen(
-                    [binary, *files, f"--web.listen-address=127.0.0.1:{self.port}"], stdout=log, stderr=log
+                    [binary, *files, f"--web.listen-address=127.0.0.1:{self.port}"],
+                    stdout=log,
+                    stderr=log,
                 )
         until(lambda: self._ready())
 

@@ -49,9 +49,10 @@ class GateReader:
         return self._url is not None
 
     async def start(self) -> None:
+        """Without an address too: a rollout that an earlier controller began must say what it waits for."""
         if self.configured:
             self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT_S))
-            self._task = asyncio.create_task(self._run(), name="absolute gates")
+        self._task = asyncio.create_task(self._run(), name="absolute gates")
 
     async def stop(self) -> None:
         if self._task is not None:
@@ -106,7 +107,7 @@ class GateReader:
 
     async def _query(self, promql: str) -> Answer:
         if self._session is None:
-            return Answer(error="this controller knows no Prometheus")
+            return Answer(error="this controller was started without --prometheus")
         try:
             async with self._session.get(f"{self._url}/api/v1/query", params={"query": promql}) as answer:
                 return read_answer(answer.status, await _json(answer))

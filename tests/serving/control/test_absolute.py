@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.prometheus import Metrics, Prometheus, gate
 from tests.serving.control.conftest import Desk, Desks
 from tests.serving.control.parts import policy, until
 
+SHIPPED = Path(__file__).parents[3] / "dags" / "models" / "minilm.yaml"
 ADOPT = {"adopt": "http://127.0.0.1:9001"}
 Scraped = tuple[Prometheus, Metrics]
 
@@ -103,14 +106,12 @@ async def test_a_gate_the_wrong_way_round_waits_before_the_first_stage(
 
 
 async def test_a_breach_of_a_gate_that_holds_keeps_the_next_stage_shut_until_it_is_over(
-    desks: Desks, scraped: Scraped
+    desks: Desks, scraped: Scraped, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The controller refuses by itself: a gate of Airflow that is marked as done opens nothing."""
     _, metrics = scraped
-    async with beginning(desks, scraped, gate(), gate(name="told", on_breach="observe", limit=200.0)) as (
-        desk,
-        rollout,
-    ):
+    told = gate(name="told", on_breach="observe", limit=200.0)
+    async with beginning(desks, scraped, gate(), told) as (desk, rollout):
         metrics.latencies["minilm", "2"] = 900.0
         await desk.open(rollout, 0)
 
@@ -121,11 +122,12 @@ async def test_a_breach_of_a_gate_that_holds_keeps_the_next_stage_shut_until_it_
         await until(breached)
         error = (await desk.open(rollout, 1, 409))["error"]
         assert (error["code"], error["verdict"]["action"]) == ("no-fresh-pass", "hold")
-        assert error["verdict"]["numbers"]["absolute"]["told"]["outcome"] == "breach"
         metrics.latencies["minilm", "2"] = 300.0
         passed = await desk.passed(rollout)
         assert passed["numbers"]["absolute"]["told"]["outcome"] == "breach"
         assert (await desk.open(rollout, 1))["stage"] == 1
+    lines = [line for line in caplog.messages if f"rollout {rollout['id']}: gate told: " in line]
+    assert len(lines) == 1, "one line for a breach that goes on, whatever its value"
 
 
 async def test_a_breach_of_a_gate_that_retreats_is_harm_unless_stable_shares_it(
@@ -162,6 +164,49 @@ async def test_gates_that_nobody_here_can_read_are_refused_at_the_beginning(desk
         error = (await desk.begin(policy=rules(gate()), status=422))["error"]
         assert [problem["path"] for problem in error["problems"]] == ["policy.gates.absolute"]
         assert "--prometheus" in error["message"]
+
+
+async def test_a_controller_that_came_back_without_prometheus_holds_and_says_what_it_lacks(
+    desks: Desks, scraped: Scraped
+) -> None:
+    async with beginning(desks, scraped, gate()) as (desk, rollout):
+        await desk.open(rollout, 0)
+    async with desks(gate_poll_s=0.1) as desk:
+
+        async def told() -> bool:
+            rows = (await verdict(desk, rollout))["numbers"].get("absolute", {})
+            return "without --prometheus" in rows.get("p99_ms", {}).get("reason", "")
+
+        await until(told)
+        assert (await desk.open(rollout, 1, 409))["error"]["code"] == "no-fresh-pass"
+
+
+def shipped() -> dict[str, Any]:
+    """The gate that the shipped spec shows in comments."""
+    text = SHIPPED.read_text().partition("  absolute: []")[2].partition("  # Both queries")[0]
+    (example,) = yaml.safe_load("\n".join(line.replace("  # ", "", 1) for line in text.splitlines()[1:]))
+    return example
+
+
+async def test_the_gate_that_the_shipped_spec_shows_is_alive_on_the_controllers_own_metrics(
+    desks: Desks, scraped: Scraped
+) -> None:
+    server, metrics = scraped
+    example = {**shipped(), "window_s": 1.0}
+    async with desks(prometheus=server.url, check_wait_s=0) as desk:
+        rollout = await desk.begin(policy=rules(example))
+        await desk.attach(rollout, "2")
+        await desk.gateway.until(lambda: set(desk.gateway.order) >= set(desk.gateway.weights) > set())
+
+        async def alive() -> bool:
+            await desk.gateway.serve(desk.uids)
+            text = (await desk.api.get("/metrics")).text
+            metrics.own = lambda: text
+            head = desk.controller.ledger.head(rollout["id"])
+            return head is not None and not await desk.controller.gates.check(head, 0)
+
+        await until(alive, every_s=0.1)
+        assert (await desk.open(rollout, 0))["stage"] == 0
 
 
 def broken_candidate(version: str, _uid: str) -> int:
