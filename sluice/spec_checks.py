@@ -21,6 +21,7 @@ DEFAULT_PERCENTS: Final = (1, 5, 50, 100)
 DEFAULT_NO_HARM_BEFORE: Final = (100,)
 DEFAULT_LEASE_S: Final = 1800
 DEFAULT_REVIEW_S: Final = 86_400
+DEFAULT_MAX_HOLD_S: Final = 86_400
 REVIEW_MARGIN_S: Final = 300  # from the gate's last renewal to the question, from the answer to the opening
 SHARE_SLACK: Final = 1e-6  # of the sum of shares; a bucket is 1e-4
 GPU_ARCH: Final = re.compile(r"sm_[0-9]{2,3}")
@@ -35,6 +36,7 @@ def policy_problems(raw: Raw) -> Iterator[Problem]:
     yield from _first_stage(raw)
     yield from _lease(raw)
     yield from _objectives(raw)
+    yield from _absolute(raw)
     yield from _targets(raw)
 
 
@@ -111,6 +113,19 @@ def _objectives(raw: Raw) -> Iterator[Problem]:
     for name, value in _mapping(_mapping(raw.get("gates")).get("objectives")).items():
         if name not in METRICS:
             yield Problem(f"gates.objectives.{name}", value, f"unknown metric; one of {_join(METRICS)}")
+
+
+def _absolute(raw: Raw) -> Iterator[Problem]:
+    """A name that stands twice would hide one gate behind the other; a window that never fills never passes."""
+    gates = _mapping(raw.get("gates"))
+    longest_s, seen = gates.get("max_hold_s", DEFAULT_MAX_HOLD_S), dict[str, int]()
+    for index, gate in enumerate(_mappings(gates.get("absolute"))):
+        name, window_s = gate.get("name"), gate.get("window_s")
+        if isinstance(name, str) and (same := seen.setdefault(name, index)) != index:
+            yield Problem(f"gates.absolute.{index}.name", name, f"the same name as gates.absolute.{same}")
+        if _is_number(window_s) and _is_number(longest_s) and window_s >= longest_s:
+            message = f"must be less than gates.max_hold_s, which is {longest_s:.9g}"
+            yield Problem(f"gates.absolute.{index}.window_s", window_s, message)
 
 
 def _targets(raw: Raw) -> Iterator[Problem]:

@@ -109,6 +109,7 @@ def controller(layout: Layout) -> Program:
         *("serving.control", "--host", HOST, "--port", str(layout.controller), "--xds-port", str(layout.xds)),
         *("--ledger", f"sqlite:///{folder / 'ledger.db'}", "--token-file", str(token)),
         *("--kubeconfig", str(layout.kubeconfig), "--namespace", "default"),
+        *("--prometheus", layout.url("prometheus")),
     )
 
 
