@@ -1,0 +1,77 @@
+"""E-values of a growing row of coins at many places at once: `sluice.evalues.mixed_strata_log_e` on arrays.
+
+Invariant: the same counts give the same number to 1e-9; a test holds both against each other.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.verdict.users import Floats
+
+Codes = NDArray[np.int64]
+
+
+class Odds:
+    """A set of odds ratios on a line: what a head gains and what a toss of each bias costs, per ratio."""
+
+    def __init__(self, odds: tuple[float, ...], biases: Floats) -> None:
+        """biases: (strata, ways to have been seen)."""
+        self.strata, self.ways = biases.shape
+        self._least = float(biases.min())
+        self.gain = np.log(np.array(odds))
+        self.cost = np.log1p((np.array(odds) - 1) * biases.reshape(-1)[:, None])  # (codes, odds)
+        self._cost_by_stratum = self.cost.reshape(self.strata, self.ways, -1)
+
+    def may_reach(self, code: Codes, heads: NDArray[np.bool_], ends: NDArray[np.int64], level: float) -> bool:
+        """Whether `log_e` can reach `level` at any of these ends, by a bound that is cheaper than it is.
+
+        A mean of mixtures is at most their largest part, and that of k heads among n tosses at most n times the
+        divergence of k/n from the least bias. Ends are at heads; odds are above 1.
+        """
+        if _divergence(np.arange(1, len(ends) + 1), ends, self._least).max() >= level:
+            return True
+        stratum = code // self.ways if self.ways > 1 else code
+        for index in range(self.strata if self.strata > 1 else 0):
+            own = heads[stratum == index]
+            places = np.flatnonzero(own)
+            if len(places) and _divergence(np.arange(1, len(places) + 1), places + 1, self._least).max() >= level:
+                return True
+        return False
+
+    def log_e(self, code: Codes, heads: NDArray[np.bool_], ends: NDArray[np.int64]) -> Floats:
+        """log e-value of the first `ends[i]` coins, for every i.
+
+        code: stratum x ways + way of each coin. heads: whether it is the candidate's. ends: from 0 to all.
+        """
+        codes = self.strata * self.ways
+        one_hot = code[:, None] == np.arange(codes)
+        tosses = _at(one_hot, ends).reshape(len(ends), self.strata, self.ways)
+        won = _at(one_hot & heads[:, None], ends).reshape(len(ends), self.strata, self.ways).sum(axis=2)
+        ratios = won[:, :, None] * self.gain - np.einsum("msw,swo->mso", tosses, self._cost_by_stratum)
+        pooled = _log_mean_exp(ratios.sum(axis=1))
+        if self.strata == 1:
+            return pooled
+        return np.logaddexp(pooled, _log_mean_exp(_log_mean_exp(ratios))) - np.log(2.0)
+
+
+def _at(flags: NDArray[np.bool_], ends: NDArray[np.int64]) -> Floats:
+    """(ends, columns): how many of the first so many rows are set."""
+    grown = np.cumsum(flags, axis=0, dtype=np.int32)
+    out = grown[np.maximum(ends, 1) - 1].astype(np.float64) if len(flags) else np.zeros((len(ends), flags.shape[1]))
+    out[ends == 0] = 0.0
+    return out
+
+
+def _log_mean_exp(values: Floats) -> Floats:
+    """Over the last axis; values are finite."""
+    top = values.max(axis=-1)
+    return top + np.log(np.exp(values - top[..., None]).mean(axis=-1))
+
+
+def _divergence(heads: NDArray[np.int64], tosses: NDArray[np.int64], bias: float) -> Floats:
+    """tosses x KL(heads/tosses from bias) where there are more heads than the bias gives, 0 where not."""
+    tails = tosses - heads
+    share = heads / tosses
+    with np.errstate(divide="ignore", invalid="ignore"):
+        lost = np.where(tails > 0, tails * np.log((1 - share) / (1 - bias)), 0.0)
+    return np.where(share > bias, heads * np.log(share / bias) + lost, 0.0)
