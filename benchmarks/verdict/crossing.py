@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from benchmarks.verdict.users import Floats
 
 Codes = NDArray[np.int64]
+MANY_HEADS = 32
 
 
 class Odds:
@@ -28,13 +29,14 @@ class Odds:
         A mean of mixtures is at most their largest part, and that of k heads among n tosses at most n times the
         divergence of k/n from the least bias. Ends are at heads; odds are above 1.
         """
-        if _divergence(np.arange(1, len(ends) + 1), ends, self._least).max() >= level:
+        if _reaches(ends, self._least, level):
             return True
+        if self.strata == 1:
+            return False
         stratum = code // self.ways if self.ways > 1 else code
-        for index in range(self.strata if self.strata > 1 else 0):
-            own = heads[stratum == index]
-            places = np.flatnonzero(own)
-            if len(places) and _divergence(np.arange(1, len(places) + 1), places + 1, self._least).max() >= level:
+        for index in range(self.strata):
+            places = np.flatnonzero(heads[stratum == index])
+            if _reaches(places + 1, self._least, level):
                 return True
         return False
 
@@ -68,10 +70,23 @@ def _log_mean_exp(values: Floats) -> Floats:
     return top + np.log(np.exp(values - top[..., None]).mean(axis=-1))
 
 
+def _reaches(ends: NDArray[np.int64], bias: float, level: float) -> bool:
+    """Whether the divergence bound reaches `level`; ends: tosses up to and with each head."""
+    if not len(ends):
+        return False
+    heads = np.arange(1, len(ends) + 1)
+    more = heads - bias * ends
+    # n x KL is at most the chi-square of the same counts, which needs no logarithm.
+    if len(ends) > MANY_HEADS and (np.where(more > 0, more, 0) ** 2 / ends).max() < level * bias * (1 - bias):
+        return False
+    return bool(_divergence(heads, ends, bias).max() >= level)
+
+
 def _divergence(heads: NDArray[np.int64], tosses: NDArray[np.int64], bias: float) -> Floats:
     """tosses x KL(heads/tosses from bias) where there are more heads than the bias gives, 0 where not."""
-    tails = tosses - heads
     share = heads / tosses
-    with np.errstate(divide="ignore", invalid="ignore"):
-        lost = np.where(tails > 0, tails * np.log((1 - share) / (1 - bias)), 0.0)
-    return np.where(share > bias, heads * np.log(share / bias) + lost, 0.0)
+    up = np.flatnonzero(share > bias)
+    heads, tosses, share = heads[up], tosses[up], share[up]
+    tails = tosses - heads
+    lost = tails * np.log(np.maximum(1 - share, 1e-300) / (1 - bias))
+    return np.concatenate([[0.0], heads * np.log(share / bias) + lost])

@@ -15,6 +15,7 @@ from benchmarks.verdict.cells import Fault, World
 from benchmarks.verdict.latencies import exceedances
 from benchmarks.verdict.line import Lines, lines
 from benchmarks.verdict.stage import (
+    Counted,
     Harm,
     Row,
     better_odds,
@@ -25,7 +26,7 @@ from benchmarks.verdict.stage import (
     objective_shown,
     power_floor_reached,
 )
-from benchmarks.verdict.users import Floats, Ints, Population
+from benchmarks.verdict.users import Floats, Ints, Population, population
 from benchmarks.verdict.watch import (
     LOOK_S,
     first_above,
@@ -75,12 +76,11 @@ class Setting:
     """What all rollouts of a block share: the users and what follows from them alone."""
 
     def __init__(self, world: World, rng: np.random.Generator) -> None:
-        from benchmarks.verdict.users import population
-
         self.world, self.rng = world, rng
         self.sampled = sampled_share(world.rps)
         self.people: Population = population(world, rng, self.sampled)
         self.lines: Lines = lines(world.shares)
+        self.rates = (self.people.rates * self.sampled).astype(np.float32)
         self.watch_starts: Floats = process_starts(self.people, HORIZON_S)
 
 
@@ -250,6 +250,7 @@ class _Part:
         self.all: Events = self.found[0]
         self.why = ""
         self._first_seen: tuple[Floats, Ints] | None = None
+        self._own: tuple[Floats, Ints, Any] | None = None
 
     def extend(self, end: float) -> None:
         """Let time pass until `end` seconds since the stage opened."""
@@ -271,10 +272,12 @@ class _Part:
         code = made.archs[bucket].astype(np.int64) * (self.stage + 1) + seen + 1
         kept = ~heads | (self.of.rng.random(len(t)) < 1 / GATES.rho0)
         active = np.interp(self._passed(t), self.people.times_s, self.people.seen)
-        columns = (t, user, heads, code, coin, kept, active)
-        for kind in self.kinds:
-            mine = level == 0 if kind is Kind.FAILURE else level > SLOW_KINDS.index(kind)
-            self.rows[kind] = Row.make(*(column[mine] for column in columns))
+        self.counted = Counted(t=t, user=user, heads=heads, code=code, coin=coin, kept=kept, active=active)
+        self.level = level
+        self.rows = {kind: Row.make(self.counted, self._of(kind)) for kind in self.kinds}
+
+    def _of(self, kind: Kind) -> Any:
+        return self.level == 0 if kind is Kind.FAILURE else self.level > SLOW_KINDS.index(kind)
 
     def _passed(self, t: Floats) -> Floats:
         """Mean traffic since the settling ended."""
@@ -339,7 +342,7 @@ class _Part:
         half = GATES.beta / 2
         shown = self._own_rate_shown(kind, looks, half)
         if not shown.all() and kind in self.rows:
-            shown |= no_harm_shown(self.rows[kind].thinned(), self.better, half, looks)
+            shown |= no_harm_shown(Row.make(self.counted, self._of(kind) & self.counted.kept), self.better, half, looks)
         return shown
 
     def _own_rate_shown(self, kind: Kind, looks: Floats, level: float) -> Any:
@@ -353,8 +356,7 @@ class _Part:
 
     def _first_requests(self, kind: Kind) -> tuple[Floats, Any]:
         """(when, whether bad) of the first sampled request of each of the candidate's users, in order."""
-        key = (kind, self.end)
-        if getattr(self, "_own", None) is None:
+        if self._own is None:
             times = self._first_sampled(self.cohort)
             order = np.argsort(times)
             self._own = times[order], self.cohort[order], self.of.rng.random((2, len(order)))
@@ -364,7 +366,6 @@ class _Part:
         place = SLOW_KINDS.index(kind)
         sane, ill = exceedances(self.of.world.latency_sigma), exceedances(self.of.world.latency_sigma, self.of.fault.shape)
         rate = np.where(self._ill(users, times), ill[place], sane[place])
-        del key
         return times, luck[1] < rate
 
     def _ill(self, users: Ints, times: Floats) -> Any:
@@ -383,9 +384,8 @@ class _Part:
         for kind in KINDS:
             row = self.rows.get(kind)
             self.of.firsts[kind] += 1 if row is None else row.processes_by(at_s)
-        rates = self.people.rates * self.of.setting.sampled
         gone = float(self.day.pace(self.opened_s + at_s) - self.day.pace(self.opened_s))
-        self.of.seen[self.luck < -np.expm1(-rates * gone)] = self.stage
+        self.of.seen[self.luck < -np.expm1(self.of.setting.rates * np.float32(-gone))] = self.stage
         self.of.seen[self.all.user[self.all.t <= at_s]] = self.stage
         share = self.of.setting.lines.lines[self.stage].share
         self.of.baseline_users = float(np.interp(gone, self.people.times_s, self.people.seen)) * (1 - share)

@@ -28,43 +28,46 @@ NOT_YET: Final = np.inf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Counted:
+    """The counted events of all kinds, in order of time.
+
+    heads: by the candidate's users. code: stratum x ways + way of having been seen. coin: False for a user who is no
+    coin. kept: by thinning; all of stable's. active: users seen by a sample when the event came.
+    """
+
+    t: Floats
+    user: Ints
+    heads: NDArray[np.bool_]
+    code: NDArray[np.int64]
+    coin: NDArray[np.bool_]
+    kept: NDArray[np.bool_]
+    active: Floats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """The counted events of one kind, in order of time. before: see `epochs.previous`. begins: of the processes."""
+    """The events of one kind and test. before: see `epochs.previous`. begins: of the processes."""
 
     t: Floats
     heads: NDArray[np.bool_]
     code: NDArray[np.int64]
     coin: NDArray[np.bool_]
-    kept: NDArray[np.bool_]  # by thinning; all of stable's
-    user: Ints
     before: Ints
-    active: Floats
     begins: list[int]
 
     @classmethod
-    def make(
-        cls,
-        t: Floats,
-        user: Ints,
-        heads: NDArray[np.bool_],
-        code: NDArray[np.int64],
-        coin: NDArray[np.bool_],
-        kept: NDArray[np.bool_],
-        active: Floats,
-    ) -> "Row":
-        """Work out predecessors and processes."""
-        before = previous(user)
+    def make(cls, counted: Counted, mine: NDArray[np.bool_]) -> "Row":
+        """Of the events that `mine` chooses, work out predecessors and processes."""
+        places = np.flatnonzero(mine)
+        before = previous(counted.user[places])
         return cls(
-            t=t, user=user, heads=heads, code=code, coin=coin, kept=kept, before=before, active=active,
-            begins=starts(before, active),
-        )  # fmt: skip
-
-    def thinned(self) -> "Row":
-        """The row that the test of no harm sees."""
-        k = self.kept
-        columns = (self.t, self.user, self.heads, self.code, self.coin, self.kept, self.active)
-        t, user, heads, code, coin, kept, active = (column[k] for column in columns)
-        return Row.make(t, user, heads, code, coin, kept, active)
+            t=counted.t[places],
+            heads=counted.heads[places],
+            code=counted.code[places],
+            coin=counted.coin[places],
+            before=before,
+            begins=starts(before, counted.active[places]),
+        )
 
     def processes_by(self, at_s: float) -> int:
         """How many processes had started by then."""

@@ -28,7 +28,7 @@ LEVELS: Final = {Kind.FAILURE: 0, Kind.SLOW_P99X150: 4}  # of `Events`
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bad:
-    """Bad sampled requests by the processes that count them: one row for each pair, in order of process and time.
+    """Bad sampled requests by the processes that count them: a row for each pair, in order of process, then time.
 
     rank: how many of the process' so far, this one included. users: whom the process had counted by then.
     """
@@ -64,10 +64,11 @@ def counted(
     process = newest[:, None] - offsets
     valid = (process >= oldest[:, None]) & (process >= 1)
     whole = (newest >= 0) & (t - ago < starts[0])
-    pairs_process = np.concatenate([np.zeros(int(whole.sum()), dtype=np.int64), process[valid]])
-    pairs_t = np.concatenate([t[whole], np.broadcast_to(t[:, None], process.shape)[valid]])
-    order = np.lexsort((pairs_t, pairs_process))
-    p, at = pairs_process[order], pairs_t[order]
+    places = np.broadcast_to(np.arange(len(t))[:, None], process.shape)
+    # One number a pair, process first: it sorts faster than two columns do.
+    pairs = np.concatenate([np.flatnonzero(whole), process[valid] * len(t) + places[valid]])
+    pairs.sort()
+    p, at = pairs // max(len(t), 1), t[pairs % max(len(t), 1)]
     first = np.searchsorted(p, p, side="left")
     users = np.interp(at - starts[p], people.times_s, people.seen)
     rank = np.arange(len(p)) - first + 1
@@ -96,7 +97,8 @@ def settled(bad: Bad, limit: float, level: float, starts: Floats, people: Popula
     for process in (0, *_lately(limit, level, starts, people, at)):
         need = _need(limit, level, process)
         users = float(np.interp(at - starts[process], people.times_s, people.seen))
-        many = int(((bad.process == process) & (bad.t <= at)).sum())
+        first, last = np.searchsorted(bad.process, [process, process + 1])
+        many = int(np.searchsorted(bad.t[first:last], at, side="right"))
         if (process == 0 and (need is None or users < need)) or many > limit * users:
             return False
     return True
