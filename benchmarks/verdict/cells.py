@@ -30,7 +30,7 @@ class World:
     rps: requests a second. users: in the service. base: failures per request of stable. sigma: of the logarithm of a
     user's event rate, half of its variance from activity, half from the proneness to fail. latency_sigma: of the
     logarithm of the latency. shares: of the architectures. incident: a shared one of 15 minutes and 4 %, beginning at
-    a random second before 100 % would open, or in the watch. scrape_loss: share of the readings that are lost.
+    a random second of the first ten minutes, or in the watch. scrape_loss: share of the readings that are lost.
     like_load_from: first stage in which slow events count. dwell_50_s: of the 50 % stage.
     """
 

@@ -18,7 +18,7 @@ class Odds:
     def __init__(self, odds: tuple[float, ...], biases: Floats) -> None:
         """biases: (strata, ways to have been seen)."""
         self.strata, self.ways = biases.shape
-        self._least = float(biases.min())
+        self.least = float(biases.min())
         self.gain = np.log(np.array(odds))
         self.cost = np.log1p((np.array(odds) - 1) * biases.reshape(-1)[:, None])  # (codes, odds)
         self._cost_by_stratum = self.cost.reshape(self.strata, self.ways, -1)
@@ -29,14 +29,14 @@ class Odds:
         A mean of mixtures is at most their largest part, and that of k heads among n tosses at most n times the
         divergence of k/n from the least bias. Ends are at heads; odds are above 1.
         """
-        if _reaches(ends, self._least, level):
+        if _reaches(ends, self.least, level):
             return True
         if self.strata == 1:
             return False
         stratum = code // self.ways if self.ways > 1 else code
         for index in range(self.strata):
             places = np.flatnonzero(heads[stratum == index])
-            if _reaches(places + 1, self._least, level):
+            if _reaches(places + 1, self.least, level):
                 return True
         return False
 

@@ -14,6 +14,7 @@ from benchmarks.verdict.users import Floats, Ints
 from sluice.processes import EPOCH_MIN_USERS, EPOCH_SHARE, LIVE_PROCESSES
 
 _PLACE_BITS = 24
+SHORT_EPOCH = 150  # users: below it a loop is faster than arrays are
 
 
 def previous(user: Ints) -> Ints:
@@ -33,6 +34,8 @@ def starts(before: Ints, active: Floats) -> list[int]:
     """Places at which processes start, the first at 0. active: users seen by a sample when each event came."""
     out, begin, many = [0], 0, len(before)
     wanted = np.maximum(EPOCH_MIN_USERS, EPOCH_SHARE * active)
+    if many and wanted[-1] < SHORT_EPOCH:
+        return _starts_one_by_one(before, wanted)
     while begin < many:
         window = int(2 * wanted[begin]) + 64
         found = _end_of_epoch(before, wanted, begin, window)
@@ -40,6 +43,17 @@ def starts(before: Ints, active: Floats) -> list[int]:
             return out
         begin = found + 1
         out.append(begin)
+    return out
+
+
+def _starts_one_by_one(before: Ints, wanted: Floats) -> list[int]:
+    out, begin, fresh = [0], 0, 0
+    for place, (last, enough) in enumerate(zip(before.tolist(), wanted.tolist(), strict=True)):
+        if last < begin:
+            fresh += 1
+            if fresh >= enough:
+                begin, fresh = place + 1, 0
+                out.append(begin)
     return out
 
 
@@ -71,3 +85,15 @@ def coins_of(before: Ints, coin: NDArray[np.bool_], begins: list[int], process: 
     """Places of a process' coins, in order. coin: whether an event's user is a coin at all."""
     first, last = life(begins, process, len(before))
     return first + np.flatnonzero((before[first:last] < first) & coin[first:last])
+
+
+def most_heads(before: Ints, heads: NDArray[np.bool_], begins: list[int]) -> NDArray[np.int64]:
+    """Of each process, a bound on its heads: the candidate's events in its life, and the candidate's users."""
+    many = len(before)
+    grown = np.concatenate([[0], np.cumsum(heads)])
+    first = np.array(begins)
+    last = np.full(len(begins), many)
+    retires = len(begins) - (LIVE_PROCESSES - 1)
+    if retires > 1:
+        last[1:retires] = first[LIVE_PROCESSES:] - 1
+    return np.minimum(grown[last] - grown[first], int((heads & (before < 0)).sum()))

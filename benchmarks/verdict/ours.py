@@ -143,7 +143,7 @@ class Rollout:
                 self.done.why = part.why
                 self._exposed(stage, opened_s, last)
                 return None
-            looked, end = max(looked, end), min(end * 1.6 + 60.0, last)
+            looked, end = max(looked, end), min(end * 2.0 + 60.0, last)
 
     def _dwell(self, stage: int) -> float:
         return self.world.dwell_50_s if stage == BEFORE_100 - 1 else DEFAULT_STAGES[stage].dwell_s

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.verdict.crossing import Odds
-from benchmarks.verdict.epochs import coins_of, life, previous, starts
+from benchmarks.verdict.epochs import coins_of, life, most_heads, previous, starts
 from benchmarks.verdict.users import Floats, Ints
 from sluice.coins import HARM_ODDS, bar, kind_weight, no_harm_odds
 from sluice.evidence import KINDS, Kind
@@ -93,13 +93,22 @@ def first_harm(
         level = gate.alpha * kind_weight(kind, gate.metrics)
         if level <= 0:
             continue
-        for process in range(len(row.begins)):
+        for process in _able(row, firsts[kind], odds, level):
             number = firsts[kind] + process
             last = until if best is None else best.at_s
             at_s = _crossed_at(row, process, odds, bar(level, number), last)
             if at_s is not None:
                 best = Harm(at_s=at_s, kind=kind, process=number)
     return best
+
+
+def _able(row: Row, first: int, odds: Odds, level: float) -> list[int]:
+    """The processes with so many heads that a head's greatest gain, log(1/bias), could add up to their bar."""
+    number = first + np.arange(len(row.begins), dtype=np.float64)
+    bars = np.log((number + 1) * (number + 2)) - np.log(level)
+    heads = most_heads(row.before, row.heads, row.begins)
+    places: list[int] = np.flatnonzero(heads * -np.log(odds.least) >= bars).tolist()
+    return places
 
 
 def _crossed_at(row: Row, process: int, odds: Odds, level: float, until: float) -> float | None:

@@ -32,7 +32,8 @@ SWING: Final = 0.6  # of the daily rhythm, about its mean
 COLD_TIMES: Final = 9.0  # as many events more right after an opening, and then less by 1/e every COLD_S
 COLD_S: Final = 2.0
 SETTLE_S: Final = 5.0
-BEFORE_100_S: Final = 1200.0  # the dwells: an incident that begins later finds the candidate at 100 %
+INCIDENT_BEGINS_S: Final = 600.0  # within the rollout of every tool that is compared
+BEFORE_100_S: Final = 1200.0  # the dwells: what begins later finds the candidate at 100 %
 WATCH_S: Final = 3600.0
 
 Bools = NDArray[np.bool_]
@@ -58,7 +59,7 @@ class Day:
         self.buckets = rng.integers(0, BUCKETS, people.size, dtype=np.uint16)
         self.phase = rng.random() * DAY_S
         first_s = {"no": np.inf, "before 100 %": 0.0, "watch": BEFORE_100_S + 60.0}[world.incident]
-        last_s = BEFORE_100_S if world.incident == "before 100 %" else WATCH_S - INCIDENT_S
+        last_s = INCIDENT_BEGINS_S if world.incident == "before 100 %" else WATCH_S - INCIDENT_S
         self.incident_s = first_s + rng.random() * last_s
         self._sane = exceedances(world.latency_sigma)
         self._ill = exceedances(world.latency_sigma, fault.shape)
