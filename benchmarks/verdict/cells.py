@@ -30,7 +30,8 @@ class World:
     rps: requests a second. users: in the service. base: failures per request of stable. sigma: of the logarithm of a
     user's event rate, half of its variance from activity, half from the proneness to fail. latency_sigma: of the
     logarithm of the latency. shares: of the architectures. incident: a shared one of 15 minutes and 4 %, beginning at
-    a random second of the first ten minutes, or in the watch. scrape_loss: share of the readings that are lost.
+    a random second of the first five minutes, or in the watch. scrape_loss: share of the readings that are lost.
+    incident_multiplied: whether a fault multiplies the incident's failures too, or stands beside it.
     like_load_from: first stage in which slow events count. dwell_50_s: of the 50 % stage.
     """
 
@@ -42,6 +43,7 @@ class World:
     shares: tuple[float, ...] = (0.25, 0.25, 0.25, 0.25)
     rhythm: bool = False
     incident: Literal["no", "before 100 %", "watch"] = "no"
+    incident_multiplied: bool = True
     scrape_loss: float = 0.0
     cold_start: bool = False
     chronic: bool = False
@@ -154,7 +156,13 @@ def _crossings() -> tuple[Cell, ...]:
             "unlike mixes, sigma 2, incident", "strata of unlike size under shared bursts", two,
             shares=(0.7, 0.1, 0.1, 0.1), sigma=2.0, incident="before 100 %",
         ),
-        cell("cold start, 2000 rps", "the settling time lets the most events by", two, cold_start=True, rps=2000.0),
+        cell(
+            "incident beside the fault",
+            "what is shared hides what is not: the whole rate is far from twice stable's",
+            two,
+            incident="before 100 %",
+            incident_multiplied=False,
+        ),
         cell(
             "latency sigma 1, 2000 users", "slow tails that hardly move, few users", SLOW,
             latency_sigma=1.0, users=2000,

@@ -59,7 +59,11 @@ class Odds:
 def _at(flags: NDArray[np.bool_], ends: NDArray[np.int64]) -> Floats:
     """(ends, columns): how many of the first so many rows are set."""
     grown = np.cumsum(flags, axis=0, dtype=np.int32)
-    out = grown[np.maximum(ends, 1) - 1].astype(np.float64) if len(flags) else np.zeros((len(ends), flags.shape[1]))
+    out = (
+        grown[np.maximum(ends, 1) - 1].astype(np.float64)
+        if len(flags)
+        else np.zeros((len(ends), flags.shape[1]))
+    )
     out[ends == 0] = 0.0
     return out
 

@@ -1,4 +1,4 @@
-"""Every cell's rollouts, in blocks that can be made anywhere: what came of each pair of cell and fault, as plain numbers.
+"""Every cell's rollouts, in blocks that can be made anywhere: what came of each cell and fault, as plain numbers.
 
 Problem: half an hour of simulation on two cores must be repeatable to the digit, in any order and on any number of
 workers. Invariant: a block's seed is made from the run's seed, the cell's and fault's names and the block's number
@@ -15,7 +15,9 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.verdict.cells import HEALTHY, Cell, Fault
-from benchmarks.verdict.ours import HORIZON_S, Outcome, rollouts
+from benchmarks.verdict.ours import Outcome, rollouts
+from benchmarks.verdict.peers import POLICIES, peer_rollouts
+from benchmarks.verdict.setting import HORIZON_S
 
 BLOCK: Final = 50
 OURS: Final = "sluice"
@@ -48,6 +50,16 @@ def jobs(cells: Sequence[Cell], rollouts_a_cell: int, seed: int) -> Iterator[Job
                 yield cell, fault, OURS, block, BLOCK, seed
 
 
+def peer_jobs(cells: Sequence[Cell], rollouts_a_cell: int, seed: int) -> Iterator[Job]:
+    """The other tools', dealt like ours."""
+    for cell in cells if rollouts_a_cell else ():
+        many = dealt(cell, rollouts_a_cell)
+        for policy in POLICIES:
+            for fault in cell.faults:
+                for block in range(many[fault.name] // BLOCK):
+                    yield cell, fault, policy, block, BLOCK, seed
+
+
 def generator(cell: Cell, fault: Fault, policy: str, block: int, seed: int) -> np.random.Generator:
     """The block's own random numbers."""
     names = [zlib.crc32(name.encode()) for name in (cell.name, fault.name, policy)]
@@ -60,8 +72,6 @@ def made(job: Job) -> list[dict[str, Any]]:
     rng = generator(cell, fault, policy, block, seed)
     if policy == OURS:
         return [row(outcome) for outcome in rollouts(cell.world, fault, many, rng)]
-    from benchmarks.verdict.peers import peer_rollouts  # here, for the workers that only make our own
-
     return [row(outcome) for outcome in peer_rollouts(policy, cell.world, fault, many, rng)]
 
 
@@ -129,6 +139,8 @@ def _median(values: Sequence[float], many: int) -> float | None:
     """Over all rollouts, those without the event counted as never; None when that is the median."""
     if not many or len(values) * 2 <= many:
         return None
-    padded = np.sort(np.concatenate([np.array(values, dtype=np.float64), np.full(many - len(values), np.inf)]))
+    padded = np.sort(
+        np.concatenate([np.array(values, dtype=np.float64), np.full(many - len(values), np.inf)])
+    )
     middle = float(padded[(many - 1) // 2] + padded[many // 2]) / 2
     return middle if math.isfinite(middle) else None

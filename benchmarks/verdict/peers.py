@@ -17,16 +17,22 @@ import numpy as np
 
 from benchmarks.verdict.cells import INCIDENT_RATE, INCIDENT_S, Fault, World
 from benchmarks.verdict.line import lines
-from benchmarks.verdict.ours import HORIZON_S, Outcome, sampled_share
+from benchmarks.verdict.ours import Outcome
+from benchmarks.verdict.setting import HORIZON_S, sampled_share
 from benchmarks.verdict.users import Floats, Population, population
-from benchmarks.verdict.world import COLD_S, COLD_TIMES, Day, added
+from benchmarks.verdict.world import COLD_S, COLD_TIMES, Day, added, added_to_incident
 
 MINUTE_S: Final = 60.0
 ERRORS_IN_A_ROW: Final = 4  # Argo's consecutiveErrorLimit
 Z_98: Final = 2.3263478740408408  # of Kayenta's 98 % interval, and of a one-sided 1 %
 TOLERANCE: Final = 0.25
 POINTS: Final = 60
-FIRST_STAGES_S: Final = (0.0, 300.0, 600.0, 1200.0)  # by the default spec's dwells: when a late fault begins here
+FIRST_STAGES_S: Final = (
+    0.0,
+    300.0,
+    600.0,
+    1200.0,
+)  # by the default spec's dwells: when a late fault begins here
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +70,8 @@ class Service:
         requests = self.rng.poisson(rates[:2] * passed)
         failing = rates[2:4] * passed + rates[:2] * shared
         failing[0] += rates[4] * passed * ill
+        if self.fault.rho > 1 and self.world.incident_multiplied:
+            failing[0] += rates[5] * added_to_incident(self.fault) * incident_s * ill
         if self.world.cold_start:
             failing[0] += rates[0] * self.world.base * COLD_TIMES * COLD_S * (begin == 0)
         failures = np.minimum(self.rng.poisson(failing), requests)
@@ -75,7 +83,7 @@ class Service:
         )
 
     def _of(self, share: float, baseline: float | None) -> Floats:
-        """Requests a second of either side, failures of either, and what the fault adds."""
+        """Requests a second of either side, failures of either, what the fault adds, requests it reaches."""
         key = (share, baseline or 0.0)
         if key not in self._rates:
             people = self.people
@@ -85,12 +93,19 @@ class Service:
             reached = self.day.affected(0, cohort)
             more = float((people.rates[reached] * added(people.fails[reached], self.fault)).sum())
             failing = people.rates * people.fails
-            sums = [people.rates[mine].sum(), people.rates[other].sum(), failing[mine].sum(), failing[other].sum()]
-            self._rates[key] = np.array([*sums, more])
+            sums = [
+                people.rates[mine].sum(),
+                people.rates[other].sum(),
+                failing[mine].sum(),
+                failing[other].sum(),
+            ]
+            self._rates[key] = np.array([*sums, more, people.rates[reached].sum()])
         return self._rates[key]
 
 
-Step = tuple[float, float, str | None]  # share, seconds at it, what ended it: None, "turned back" or "promoted"
+Step = tuple[
+    float, float, str | None
+]  # share, seconds at it, what ended it: None, "turned back" or "promoted"
 
 
 def argo_example(service: Service) -> Iterator[Step]:
@@ -218,7 +233,9 @@ def outcome_of(service: Service, policy: Callable[[Service], Iterator[Step]]) ->
     return done
 
 
-def peer_rollouts(policy: str, world: World, fault: Fault, many: int, rng: np.random.Generator) -> list[Outcome]:
+def peer_rollouts(
+    policy: str, world: World, fault: Fault, many: int, rng: np.random.Generator
+) -> list[Outcome]:
     """So many rollouts of one policy, with one population."""
     people = population(world, rng, sampled_share(world.rps))
     return [outcome_of(Service(world, fault, people, rng), POLICIES[policy]) for _ in range(many)]

@@ -87,7 +87,7 @@ class Harm:
 def first_harm(
     rows: dict[Kind, Row], firsts: dict[Kind, int], odds: Odds, gate: GateLike, until: float
 ) -> Harm | None:
-    """The first crossing of any process of any kind up to `until` seconds. firsts: number of each kind's first process."""
+    """The first crossing of any process of any kind up to `until` seconds. firsts: each kind's first number."""
     best: Harm | None = None
     for kind, row in rows.items():
         level = gate.alpha * kind_weight(kind, gate.metrics)
@@ -132,9 +132,7 @@ def _crossed_at(row: Row, process: int, odds: Odds, level: float, until: float) 
     return at_s if at_s <= until else None
 
 
-def no_harm_shown(
-    thinned: Row, odds: Odds, level: float, looks: Floats
-) -> NDArray[np.bool_]:
+def no_harm_shown(thinned: Row, odds: Odds, level: float, looks: Floats) -> NDArray[np.bool_]:
     """At each look, whether a process that lives then has reached its bar. level: of error, (0, 1)."""
     shown = np.zeros(len(looks), dtype=np.bool_)
     upto = np.searchsorted(thinned.t, looks, side="right")
@@ -162,18 +160,19 @@ def objective_shown(ok: Floats, bad: Floats, limit: float, level: float) -> NDAr
 
 def power_floor_reached(
     share: float, gate: GateLike, first: int, stable_rates: Sequence[float], candidates: Sequence[int]
-) -> int | None:
-    """Index of the first look at which enough candidate users were seen; None for none.
+) -> tuple[int | None, int | None]:
+    """(index of the first look at which enough candidate users were seen, how many the last asked look needs).
 
     share: of the stage. first: number of the oldest process of failures. stable_rates: stable's users with a failure
     by its users, candidates: users who are coins; by look.
     """
     level = bar(gate.alpha * kind_weight(Kind.FAILURE, gate.metrics), first)
+    need: int | None = None
     for index, (rate, have) in enumerate(zip(stable_rates, candidates, strict=True)):
         need = stage_floor(share, min(rate, 1.0), level, HARM_ODDS)
         if need is not None and have >= need:
-            return index
-    return None
+            return index, need
+    return None, need
 
 
 def harm_odds(biases: Floats) -> Odds:

@@ -52,9 +52,7 @@ def process_starts(people: Population, until: float) -> Floats:
     return np.array(starts)
 
 
-def counted(
-    day: Day, t: Floats, user: Ints, sampled: float, starts: Floats
-) -> Bad:
+def counted(day: Day, t: Floats, user: Ints, sampled: float, starts: Floats) -> Bad:
     """Which processes count each bad request. t: in mean traffic since the watch opened, rising."""
     people = day.people
     ago = day.rng.standard_exponential(len(t)) / (people.rates[user] * sampled)
@@ -124,9 +122,7 @@ def watched_levels(gate: GateLike) -> dict[Kind, float]:
     return {kind: gate.alpha * kind_weight(kind, gate.metrics) for kind in WATCHED}
 
 
-def rows_of(
-    day: Day, opened_s: float, until: float, sampled: float, starts: Floats
-) -> dict[Kind, Bad]:
+def rows_of(day: Day, opened_s: float, until: float, sampled: float, starts: Floats) -> dict[Kind, Bad]:
     """The bad sampled requests of a watch of `until` seconds, by kind."""
     cohort = np.arange(day.people.size, dtype=np.int32)
     found = day.events(3, opened_s, 0.0, until, cohort, least=4)

@@ -32,7 +32,7 @@ SWING: Final = 0.6  # of the daily rhythm, about its mean
 COLD_TIMES: Final = 9.0  # as many events more right after an opening, and then less by 1/e every COLD_S
 COLD_S: Final = 2.0
 SETTLE_S: Final = 5.0
-INCIDENT_BEGINS_S: Final = 600.0  # within the rollout of every tool that is compared
+INCIDENT_BEGINS_S: Final = 300.0  # at the latest: over before 100 %, and within every compared tool's rollout
 BEFORE_100_S: Final = 1200.0  # the dwells: what begins later finds the candidate at 100 %
 WATCH_S: Final = 3600.0
 
@@ -137,12 +137,15 @@ class Day:
         return t, self._drawn(self.people.by_failure, len(t)), np.zeros(len(t), dtype=np.int8)
 
     def _incident(self, opened_s: float, begin: float, end: float) -> tuple[Floats, Ints, NDArray[np.int8]]:
-        first, last = self.incident_s - opened_s, self.incident_s + INCIDENT_S - opened_s
-        first, last = max(first, begin), min(last, end)
+        first, last = self._incident_within(opened_s, begin, end)
         t = np.zeros(0)
         if first < last:
             t = self._times(self.world.rps * INCIDENT_RATE, opened_s, first, last)
         return t, self._drawn(self.people.by_rate, len(t)), np.zeros(len(t), dtype=np.int8)
+
+    def _incident_within(self, opened_s: float, begin: float, end: float) -> tuple[float, float]:
+        first = self.incident_s - opened_s
+        return max(first, begin), min(first + INCIDENT_S, end)
 
     def _levels(self, many: int, exceeded: tuple[float, ...], least: int = 1) -> NDArray[np.int8]:
         """`least` to 4, given that limit number `least` is exceeded."""
@@ -173,6 +176,10 @@ class Day:
         if self.fault.rho > 1 and weights.sum() > 0:
             t = self._times(float(weights.sum()), opened_s, begin, end)
             out.append((t, affected[self._weighted(weights, len(t))], np.zeros(len(t), dtype=np.int8)))
+        first, last = self._incident_within(opened_s, begin, end)
+        if self.fault.rho > 1 and self.world.incident_multiplied and first < last:
+            t = self._times(float(rates.sum()) * added_to_incident(self.fault), opened_s, first, last)
+            out.append((t, affected[self._weighted(rates, len(t))], np.zeros(len(t), dtype=np.int8)))
         if self.fault.shape is not None:
             t = self._times(float(rates.sum()) * self._ill[least - 1], opened_s, begin, end)
             level = self._levels(len(t), self._ill, least)
@@ -200,3 +207,8 @@ def added(fails: Floats, fault: Fault) -> Floats:
     """How much likelier each user's request is to fail under the fault; no request fails more than always."""
     more = np.minimum(fault.rho * fails, 1.0) - fails
     return more * LONG_SHARE if fault.where == "long inputs" else more
+
+
+def added_to_incident(fault: Fault) -> float:
+    """The same for what a shared incident does to any request."""
+    return INCIDENT_RATE * (fault.rho - 1) * (LONG_SHARE if fault.where == "long inputs" else 1.0)

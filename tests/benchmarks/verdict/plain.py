@@ -58,7 +58,10 @@ class Plain:
         many = rng.poisson(self.world.rps * self.seconds)
         times = np.sort(rng.random(many) * self.seconds)
         users = rng.choice(day.people.size, many, p=day.people.rates / day.people.rates.sum())
-        sampled = [(float(t), self._entry(stage, opened_s, t, u, None, "")) for t, u in zip(times, users, strict=True)]
+        sampled = [
+            (float(t), self._entry(stage, opened_s, t, u, None, ""))
+            for t, u in zip(times, users, strict=True)
+        ]
         ids = [f"{stage}-{index}" for index in range(len(found.t))]
         rows = zip(found.t, found.user, found.level, ids, strict=True)
         events = [(float(t), self._entry(stage, opened_s, t, u, int(k), name)) for t, u, k, name in rows]

@@ -43,7 +43,9 @@ def _through(plain: Plain, stage: int) -> float:
 def test_the_fast_path_finds_harm_where_the_tally_and_the_judge_find_it(
     seed: int, stage: int, fault: Fault
 ) -> None:
-    world = replace(WORLD, users=3000, rps=200.0) if stage < 2 else WORLD  # a small share must be users enough
+    world = (
+        replace(WORLD, users=3000, rps=200.0) if stage < 2 else WORLD
+    )  # a small share must be users enough
     plain = Plain(world, fault, seed, SECONDS)
     opened_s = _through(plain, stage)
     firsts = dict(plain.tally._first)
