@@ -40,20 +40,29 @@ class Odds:
                 return True
         return False
 
-    def log_e(self, code: Codes, heads: NDArray[np.bool_], ends: NDArray[np.int64]) -> Floats:
+    def log_e(
+        self, code: Codes, heads: NDArray[np.bool_], ends: NDArray[np.int64], carried: Floats | None = None
+    ) -> Floats:
         """log e-value of the first `ends[i]` coins, for every i.
 
         code: stratum x ways + way of each coin. heads: whether it is the candidate's. ends: from 0 to all.
+        carried: (strata, odds) log likelihood ratios of earlier stages' coins.
         """
-        codes = self.strata * self.ways
-        one_hot = code[:, None] == np.arange(codes)
-        tosses = _at(one_hot, ends).reshape(len(ends), self.strata, self.ways)
-        won = _at(one_hot & heads[:, None], ends).reshape(len(ends), self.strata, self.ways).sum(axis=2)
-        ratios = won[:, :, None] * self.gain - np.einsum("msw,swo->mso", tosses, self._cost_by_stratum)
+        ratios = self.log_ratios(code, heads, ends)
+        if carried is not None:
+            ratios = ratios + carried
         pooled = _log_mean_exp(ratios.sum(axis=1))
         if self.strata == 1:
             return pooled
         return np.logaddexp(pooled, _log_mean_exp(_log_mean_exp(ratios))) - np.log(2.0)
+
+    def log_ratios(self, code: Codes, heads: NDArray[np.bool_], ends: NDArray[np.int64]) -> Floats:
+        """(ends, strata, odds): of the first `ends[i]` coins, for every i."""
+        codes = self.strata * self.ways
+        one_hot = code[:, None] == np.arange(codes)
+        tosses = _at(one_hot, ends).reshape(len(ends), self.strata, self.ways)
+        won = _at(one_hot & heads[:, None], ends).reshape(len(ends), self.strata, self.ways).sum(axis=2)
+        return won[:, :, None] * self.gain - np.einsum("msw,swo->mso", tosses, self._cost_by_stratum)
 
 
 def _at(flags: NDArray[np.bool_], ends: NDArray[np.int64]) -> Floats:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.verdict.cells import INCIDENT_RATE
+from benchmarks.verdict.epochs import coins_of
 from benchmarks.verdict.latencies import exceedances
 from benchmarks.verdict.setting import BEFORE_100, GATES, HORIZON_S, Setting
 from benchmarks.verdict.stage import (
@@ -38,6 +39,7 @@ class Past:
     seen: NDArray[np.int8]
     firsts: dict[Kind, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
     baseline_users: float = 0.0
+    carried: dict[Kind, Floats] | None = None
 
 
 class Part:
@@ -98,7 +100,7 @@ class Part:
 
     def harm(self, until: float) -> Harm | None:
         """The first crossing."""
-        return first_harm(self.rows, self.past.firsts, self.odds, GATES, until)
+        return first_harm(self.rows, self.past.firsts, self.odds, GATES, until, self.past.carried)
 
     def passes(self, looks: Floats) -> float | None:
         """The first of these looks at which the gate says pass; None when all hold, with `why`."""
@@ -210,8 +212,22 @@ class Part:
         for kind in KINDS:
             row = self.rows.get(kind)
             self.past.firsts[kind] += 1 if row is None else row.processes_by(at_s)
+        self._carry(at_s)
         gone = float(self.day.pace(self.opened_s + at_s) - self.day.pace(self.opened_s))
         self.past.seen[self.luck < -np.expm1(self.setting.rates * np.float32(-gone))] = self.stage
         self.past.seen[self.all.user[self.all.t <= at_s]] = self.stage
         share = self.setting.lines.lines[self.stage].share
         self.past.baseline_users = float(np.interp(gone, self.people.times_s, self.people.seen)) * (1 - share)
+
+    def _carry(self, at_s: float) -> None:
+        """Process 0 of the rollout goes on: its coins of this stage multiply with those of the stages before."""
+        carried = self.past.carried or {
+            kind: np.zeros((self.odds.strata, len(self.odds.gain))) for kind in KINDS
+        }
+        for kind, row in self.rows.items():
+            places = coins_of(row.before, row.coin, row.begins, 0)
+            end = np.searchsorted(row.t[places], at_s, side="right")
+            carried[kind] = (
+                carried[kind] + self.odds.log_ratios(row.code[places], row.heads[places], np.array([end]))[0]
+            )
+        self.past.carried = carried

@@ -8,7 +8,7 @@ Harm is asked after every event of the candidate's: only those raise it. The gua
 moments, so nothing here turns back less often than the product.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -85,9 +85,17 @@ class Harm:
 
 
 def first_harm(
-    rows: dict[Kind, Row], firsts: dict[Kind, int], odds: Odds, gate: GateLike, until: float
+    rows: dict[Kind, Row],
+    firsts: dict[Kind, int],
+    odds: Odds,
+    gate: GateLike,
+    until: float,
+    carried: Mapping[Kind, Floats] | None = None,
 ) -> Harm | None:
-    """The first crossing of any process of any kind up to `until` seconds. firsts: each kind's first number."""
+    """The first crossing of any process of any kind up to `until` seconds.
+
+    firsts: each kind's first number. carried: what process 0 of the rollout brings from the stages before.
+    """
     best: Harm | None = None
     for kind, row in rows.items():
         level = gate.alpha * kind_weight(kind, gate.metrics)
@@ -99,6 +107,11 @@ def first_harm(
             at_s = _crossed_at(row, process, odds, bar(level, number), last)
             if at_s is not None:
                 best = Harm(at_s=at_s, kind=kind, process=number)
+        if carried is not None:
+            last = until if best is None else best.at_s
+            at_s = _crossed_at(row, 0, odds, bar(level, 0), last, carried[kind])
+            if at_s is not None:
+                best = Harm(at_s=at_s, kind=kind, process=0)
     return best
 
 
@@ -111,7 +124,9 @@ def _able(row: Row, first: int, odds: Odds, level: float) -> list[int]:
     return places
 
 
-def _crossed_at(row: Row, process: int, odds: Odds, level: float, until: float) -> float | None:
+def _crossed_at(
+    row: Row, process: int, odds: Odds, level: float, until: float, carried: Floats | None = None
+) -> float | None:
     """When the process first reached its bar, strictly before or at `until`; None if never."""
     if row.begins[process] >= len(row.t) or row.t[row.begins[process]] > until:
         return None
@@ -122,9 +137,9 @@ def _crossed_at(row: Row, process: int, odds: Odds, level: float, until: float) 
         return None
     code = row.code[places[: ends[-1]]]
     heads = heads[: ends[-1]]
-    if not odds.may_reach(code, heads, ends, level):
+    if carried is None and not odds.may_reach(code, heads, ends, level):
         return None
-    reached = odds.log_e(code, heads, ends) >= level
+    reached = odds.log_e(code, heads, ends, carried) >= level
     first = int(reached.argmax())
     if not reached[first]:
         return None

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.verdict.cells import Fault, World
+from benchmarks.verdict.epochs import coins_of
 from benchmarks.verdict.latencies import limits_ms
 from benchmarks.verdict.line import lines
-from benchmarks.verdict.stage import Counted, Row
+from benchmarks.verdict.stage import Counted, Row, harm_odds
 from benchmarks.verdict.users import population
 from benchmarks.verdict.world import SETTLE_S, Day
 from sluice.buckets import keeps
@@ -32,6 +33,7 @@ class Plain:
     counted: Counted | None = None
     level: Any = None
     entries: list[tuple[float, Entry]] = field(default_factory=list)
+    carried: dict[Kind, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         rng = np.random.default_rng(self.seed)
@@ -97,6 +99,14 @@ class Plain:
         assert self.counted is not None
         mine = self.level == 0 if kind is Kind.FAILURE else self.level > SLOW_KINDS.index(kind)
         return Row.make(self.counted, mine & self.counted.kept if thinned else mine)
+
+    def carry(self, stage: int) -> None:
+        """Leave a stage: what the process that goes on over all stages takes along."""
+        odds = harm_odds(self.day.lines.biases(stage))
+        for kind, row in self.rows().items():
+            places = coins_of(row.before, row.coin, row.begins, 0)
+            now = odds.log_ratios(row.code[places], row.heads[places], np.array([len(places)]))[0]
+            self.carried[kind] = self.carried.get(kind, 0.0) + now
 
     def rows(self) -> dict[Kind, Row]:
         """Of every kind."""

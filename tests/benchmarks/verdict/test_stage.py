@@ -26,6 +26,7 @@ def _through(plain: Plain, stage: int) -> float:
         plain.open(before)
         for _, entry in plain.entries:
             plain.tally.add(entry)
+        plain.carry(before)
     return plain.open(stage)
 
 
@@ -33,8 +34,8 @@ def _through(plain: Plain, stage: int) -> float:
     ("seed", "stage", "fault"),
     [
         (1, 0, Fault(rho=10.0)),
-        (2, 1, Fault(rho=10.0)),
-        (3, 2, Fault(rho=4.0)),
+        (2, 1, Fault(rho=10.0, begins=(1, 0.0))),
+        (3, 2, Fault(rho=4.0, begins=(2, 0.0))),
         (4, 2, Fault(shape="all x1.5")),
         (5, 2, Fault(rho=10.0, begins=(2, 50.0))),
         (6, 2, Fault()),
@@ -48,9 +49,9 @@ def test_the_fast_path_finds_harm_where_the_tally_and_the_judge_find_it(
     )  # a small share must be users enough
     plain = Plain(world, fault, seed, SECONDS)
     opened_s = _through(plain, stage)
-    firsts = dict(plain.tally._first)
+    firsts = dict(plain.tally._numbering.first)
     odds = harm_odds(plain.day.lines.biases(stage))
-    found = first_harm(plain.rows(), firsts, odds, GATES, np.inf)
+    found = first_harm(plain.rows(), firsts, odds, GATES, np.inf, plain.carried or None)
     policy = StagePolicy(percent=plain.day.lines.lines[stage].share * 100, dwell_s=0.0, needs_no_harm=False)
     crossed = None
     for t, entry in plain.entries:
@@ -77,7 +78,9 @@ def test_processes_have_the_tally_s_coins(seed: int, rho: float) -> None:
         plain.tally.add(entry)
     theirs: dict[tuple, list[int]] = {}
     for coin in plain.tally.evidence().coins:
-        first = plain.tally._first[coin.kind] if coin.test == "harm" else 0
+        first = plain.tally._numbering.first[coin.kind] if coin.test == "harm" else 0
+        if coin.process < first:
+            continue  # the one that goes on over all stages
         key = (coin.kind, coin.test, coin.process - first, coin.stratum, round(coin.bias, 9))
         theirs[key] = [coin.heads, coin.tails]
     ours: dict[tuple, list[int]] = {}
