@@ -48,7 +48,7 @@ def watch_floor(limit: float, level: float, rates: tuple[float, ...]) -> int | N
     return _least_users(worse, reached)
 
 
-@lru_cache(maxsize=2048)
+@lru_cache(maxsize=16_384)
 def _stage_floor(share: float, rate: float, level: float, odds: tuple[float, ...]) -> int | None:
     worse = min(max(WORSE * rate, AT_LEAST), 1.0)
     tails_per_user = rate * (1 - share) / share

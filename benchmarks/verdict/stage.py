@@ -137,7 +137,9 @@ def _crossed_at(
         return None
     code = row.code[places[: ends[-1]]]
     heads = heads[: ends[-1]]
-    if carried is None and not odds.may_reach(code, heads, ends, level):
+    # The largest part of what is carried bounds what it adds to any part.
+    brought = 0.0 if carried is None else max(float(carried.max()), float(carried.sum(axis=0).max()))
+    if not odds.may_reach(code, heads, ends, level - brought):
         return None
     reached = odds.log_e(code, heads, ends, carried) >= level
     first = int(reached.argmax())
