@@ -114,6 +114,15 @@ def above_objective(cell: Cell, fault: Fault) -> bool:
     )
 
 
+def below_objective(cell: Cell, fault: Fault) -> bool:
+    """Whether the fault leaves the whole candidate below the objective for failures, so that it may pass."""
+    return (
+        fault.rho > 1
+        and fault.where == "everywhere"
+        and fault.rho * cell.world.base <= GATES.objectives["failure"]
+    )
+
+
 def false_promotes(figures: Figures) -> list[Row]:
     """Line 2: at 100 % is promoted, unless the fault only begins there; then it is to pass the watch."""
     out = []

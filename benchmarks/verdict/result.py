@@ -70,6 +70,7 @@ def _cell(cell: Cell, found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> d
             fault.name: {policy: with_bounds(one) for policy, one in found.get(fault.name, {}).items()}
             for fault in cell.faults
         },
+        "below_objective": [fault.name for fault in cell.faults if below_objective(cell, fault)],
     }
 
 

@@ -25,6 +25,9 @@ LIMIT: Final = 0.01
 MIX_STABLE: Final = (0.7, 0.1, 0.1, 0.1)  # who serves stable's requests, and the candidate's
 MIX_CANDIDATE: Final = (0.25, 0.25, 0.25, 0.25)
 BUSY: Final = World(users=2000, base=0.05, sigma=2.0)
+MANY_BUSY: Final = replace(
+    BUSY, users=5000
+)  # so that the stages pass, and the hold of too few users hides nothing
 LOOK_S: Final = 600.0
 SIX_STAGES: Final = (0.3, 0.34, 0.38, 0.42, 0.46, 0.5)
 
@@ -74,7 +77,7 @@ def _turned_back(part: type[Part], world: World, many: int, rng: np.random.Gener
 
 
 def _requests(many: int, rng: np.random.Generator) -> tuple[int, int]:
-    return _turned_back(RequestCounting, BUSY, many, rng), _turned_back(Part, BUSY, many, rng)
+    return _turned_back(RequestCounting, MANY_BUSY, many, rng), _turned_back(Part, MANY_BUSY, many, rng)
 
 
 def _served(many: int, rng: np.random.Generator) -> tuple[int, int]:

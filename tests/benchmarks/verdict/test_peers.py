@@ -7,8 +7,8 @@ from benchmarks.verdict.cells import HEALTHY, Fault, World
 from benchmarks.verdict.peers import YARDSTICK, is_high, peer_rollouts, z_score
 
 RPS = (20.0, 200.0, 2000.0)
-MANY = 150
-POINTS = 12.0  # percentage points; three deviations of such a share at 150 runs, where it is a half
+MANY = 100
+POINTS = 15.0  # percentage points; three deviations of such a share at 100 runs, where it is a half
 
 
 def _share(policy: str, rps: float, fault: Fault, ended: str, *, incident: bool = False) -> float:
