@@ -5,6 +5,7 @@ alpha on the one question, and is looked at after every request, needs log(1/alp
 on average to find it (Wald 1945). Ours knows neither rate nor kind nor place nor begin of the fault.
 """
 
+from functools import lru_cache
 from math import log
 from typing import Final
 
@@ -13,6 +14,7 @@ from scipy.stats import beta
 CONFIDENCE: Final = 0.95
 
 
+@lru_cache(maxsize=65_536)
 def clopper_pearson(count: int, many: int) -> tuple[float, float]:
     """The two-sided 95 % interval of a rate of which `count` of `many` were seen; (0, 1) for none."""
     if not 0 <= count <= many:

@@ -115,11 +115,7 @@ def _bad(cells: Sequence[Mapping[str, Any]]) -> Iterator[Sequence[Any]]:
                 continue
             one = policies[OURS]
             found = one["median_found_s"]
-            mark = (
-                ", below the objective"
-                if name in cell["may_pass"] and name.startswith("rho") and " on " not in name
-                else ""
-            )
+            mark = ", below the objective" if name in cell["below_objective"] else ""
             yield (
                 cell["cell"], name + mark, one["n"], _rate(one, "reached_100"),
                 _percent(one["rates"]["turned_back_before_50"]["rate"]), None if found is None else f"{found:.0f}",

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from benchmarks.verdict.acceptance import acceptance, exposures
+from benchmarks.verdict.acceptance import acceptance, below_objective, exposures
 from benchmarks.verdict.bounds import clopper_pearson, sprt_floor
 from benchmarks.verdict.cells import CELLS, Cell
 from benchmarks.verdict.measure import OURS

@@ -161,7 +161,7 @@ def test_the_command_measures_resumes_and_fails_on_a_miss(tmp_path: Path, capsys
     args = [
         "--json",
         "--cells",
-        "sigma 0",
+        "incident in the watch",
         "--rollouts",
         "50",
         "--peers",
