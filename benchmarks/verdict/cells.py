@@ -132,55 +132,64 @@ def _alone() -> tuple[Cell, ...]:
     )
 
 
-def _crossings() -> tuple[Cell, ...]:
-    def cell(name: str, why: str, faults: tuple[Fault, ...], **changes: object) -> Cell:
-        return Cell(name=name, why=why, faults=faults, world=replace(_CENTRE, **changes))  # type: ignore[arg-type]
+def _crossing(name: str, why: str, faults: tuple[Fault, ...], **changes: object) -> Cell:
+    return Cell(name=name, why=why, faults=faults, world=replace(_CENTRE, **changes))  # type: ignore[arg-type]
 
+
+def _scarce() -> tuple[Cell, ...]:
+    """Few users, few events, or an incident that is most of them."""
     two = (HEALTHY, RHOS[1])
     return (
-        cell("20 rps, 2000 users", "little of everything", USUAL, rps=20.0, users=2000),
-        cell("2000 users, sigma 2", "busy users saturate the count", two, users=2000, sigma=2.0),
-        cell(
+        _crossing("20 rps, 2000 users", "little of everything", USUAL, rps=20.0, users=2000),
+        _crossing("2000 users, sigma 2", "busy users saturate the count", two, users=2000, sigma=2.0),
+        _crossing(
             "2000 users, base 5 %", "everybody fails within minutes", two,
             users=2000, base=0.05,
         ),
-        cell("20 rps, base 0.05 %", "one failure in a hundred seconds", two, rps=20.0, base=0.0005),
-        cell(
+        _crossing("20 rps, base 0.05 %", "one failure in a hundred seconds", two, rps=20.0, base=0.0005),
+        _crossing(
             "2000 users, sigma 2, incident", "an incident that busy users see first", two,
             users=2000, sigma=2.0, incident="before 100 %",
         ),
-        cell("20 rps, incident", "the incident is most of the evidence", two, rps=20.0, incident="before 100 %"),
-        cell("sigma 2, chronic users", "heavy tails twice", two, sigma=2.0, chronic=True),
-        cell("2000 users, chronic users", "two users make a twentieth of the coins", two, users=2000, chronic=True),
-        cell(
+        _crossing("20 rps, incident", "the incident is most of the evidence", two, rps=20.0, incident="before 100 %"),
+    )  # fmt: skip
+
+
+def _shared() -> tuple[Cell, ...]:
+    """Heavy tails, strata of unlike size, slow tails, and what both versions share."""
+    two = (HEALTHY, RHOS[1])
+    return (
+        _crossing("sigma 2, chronic users", "heavy tails twice", two, sigma=2.0, chronic=True),
+        _crossing("2000 users, chronic users", "two users make a twentieth of the coins", two, users=2000, chronic=True),
+        _crossing(
             "unlike mixes, sigma 2, incident", "strata of unlike size under shared bursts", two,
             shares=(0.7, 0.1, 0.1, 0.1), sigma=2.0, incident="before 100 %",
         ),
-        cell(
+        _crossing(
             "incident beside the fault",
             "what is shared hides what is not: the whole rate is far from twice stable's",
             two,
             incident="before 100 %",
             incident_multiplied=False,
         ),
-        cell(
+        _crossing(
             "latency sigma 1, 2000 users", "slow tails that hardly move, few users", SLOW,
             latency_sigma=1.0, users=2000,
         ),
-        cell(
+        _crossing(
             "latency sigma 1, unlike load", "slow events count from 50 % on only", SLOW,
             latency_sigma=1.0, like_load_from=2,
         ),
-        cell(
+        _crossing(
             "base 0.05 %, unlike mixes, one architecture", "a fault in a tenth of a rare event", (HEALTHY, PARTIAL[0]),
             base=0.0005, shares=(0.7, 0.1, 0.1, 0.1),
         ),
-        cell(
+        _crossing(
             "daily rhythm, scrape loss, incident", "the clock, the data and the service at once", two,
             rhythm=True, scrape_loss=0.3, incident="before 100 %",
         ),
-        cell("incident in the watch", "no other side is left to share it", (HEALTHY,), incident="watch"),
+        _crossing("incident in the watch", "no other side is left to share it", (HEALTHY,), incident="watch"),
     )  # fmt: skip
 
 
-CELLS: Final = (*_alone(), *_crossings())
+CELLS: Final = (*_alone(), *_scarce(), *_shared())
