@@ -160,7 +160,10 @@ def _shared() -> tuple[Cell, ...]:
     two = (HEALTHY, RHOS[1])
     return (
         _crossing("sigma 2, chronic users", "heavy tails twice", two, sigma=2.0, chronic=True),
-        _crossing("2000 users, chronic users", "two users make a twentieth of the coins", two, users=2000, chronic=True),
+        _crossing(
+            "2000 users, chronic users", "two users make a twentieth of the coins", two,
+            users=2000, chronic=True,
+        ),
         _crossing(
             "unlike mixes, sigma 2, incident", "strata of unlike size under shared bursts", two,
             shares=(0.7, 0.1, 0.1, 0.1), sigma=2.0, incident="before 100 %",
