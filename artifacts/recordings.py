@@ -6,6 +6,8 @@ its days widened; what no recorder has sampled yet is sampled here by the record
 it is an error, since "no traffic" and "a wrong path" look alike.
 """
 
+import errno
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +30,7 @@ from artifacts.recording_files import (
     write_recording,
 )
 from sluice.contents import content_of, length_of
-from sluice.errors import RetryableError
+from sluice.errors import RetryableError, SluiceError
 from sluice.model_inputs import Sample
 from sluice.reservoir import LENGTHS, PER_STRATUM, Reservoir, Seen
 from sluice.signature import TensorSpec
@@ -36,6 +38,7 @@ from sluice.signature import TensorSpec
 __all__ = ["SCHEMA_VERSION", "Recorded", "Recording", "RecordingError", "read_recording", "write_recording"]
 
 SUFFIXES: Final = (".parquet", ".jsonl")
+ELSEWHERE: Final = "correct recording.source, or record some traffic first"
 
 
 def read_recording(
@@ -167,30 +170,24 @@ def recording_of(reservoir: Reservoir[Sample], service: str, per_stratum: int) -
 def _files(source: str) -> tuple[fs.FileSystem, list[tuple[fs.FileInfo, str]]]:
     """The files and their names in messages; at least one."""
     filesystem, path = _storage(source)
+    shown = _shown(source)
     info = _infos(source, filesystem, path)
     if info.type == fs.FileType.NotFound:
-        raise RecordingError(
-            source, "", "is not there", "correct recording.source, or record some traffic first"
-        )
+        raise RecordingError(shown, "", "is not there", ELSEWHERE)
     if info.type == fs.FileType.File:
         if not info.path.endswith(SUFFIXES):
-            raise RecordingError(
-                source, "", f"is neither {' nor '.join(SUFFIXES)}", "convert it, or name a folder"
-            )
-        return filesystem, [(info, source)]
+            fix = "convert it, or name a folder"
+            raise RecordingError(shown, "", f"is neither {' nor '.join(SUFFIXES)}", fix)
+        return filesystem, [(info, shown)]
     found = _infos(source, filesystem, fs.FileSelector(path))
-    files = sorted(
-        (
-            one
-            for one in found
-            if one.is_file and one.path.endswith(SUFFIXES) and not one.base_name.startswith(".")
-        ),
-        key=lambda one: str(one.base_name),
-    )
+    files = [
+        (one, f"{shown.rstrip('/')}/{one.base_name}")
+        for one in sorted(found, key=lambda one: str(one.base_name))
+        if one.is_file and one.path.endswith(SUFFIXES) and not one.base_name.startswith(".")
+    ]
     if not files:
-        problem = f"is a folder with no {' or '.join(SUFFIXES)} file in it"
-        raise RecordingError(source, "", problem, "correct recording.source, or record some traffic first")
-    return filesystem, [(one, f"{source.rstrip('/')}/{one.base_name}") for one in files]
+        raise RecordingError(shown, "", f"is a folder with no {' or '.join(SUFFIXES)} file in it", ELSEWHERE)
+    return filesystem, files
 
 
 def _storage(source: str) -> tuple[fs.FileSystem, str]:
@@ -200,7 +197,9 @@ def _storage(source: str) -> tuple[fs.FileSystem, str]:
         filesystem, path = fs.FileSystem.from_uri(source)
     except (pa.ArrowInvalid, ValueError) as error:
         fix = "give a path, or a URI that begins with s3://, gs:// or file://"
-        raise RecordingError(source, "", f"is no storage that can be read ({error})", fix) from error
+        raise RecordingError(
+            _shown(source), "", f"is no storage that can be read ({_shown(str(error))})", fix
+        ) from error
     except OSError as error:
         raise _away(source, error) from error
     return filesystem, path
@@ -213,10 +212,20 @@ def _infos(source: str, filesystem: fs.FileSystem, which: str | fs.FileSelector)
         raise _away(source, error) from error
 
 
-def _away(source: str, error: OSError) -> RetryableError:
+def _away(source: str, error: OSError) -> SluiceError:
+    """A storage that does not answer is worth a retry; a permission is not."""
+    if error.errno in (errno.EACCES, errno.EPERM):
+        fix = "let the pod's user read it: the recorder's files are for its own user and group"
+        return RecordingError(source, "", f"cannot be read ({error.strerror})", fix)
     return RetryableError(
-        f"recording {source} cannot be read ({error})", "check the storage, its credentials and permissions"
+        f"recording {_shown(source)} cannot be read ({_shown(str(error))})",
+        "check the storage, its credentials and permissions",
     )
+
+
+def _shown(source: str) -> str:
+    """Without the credentials that an address may hold."""
+    return re.sub(r"//[^/@\s]*@", "//…@", source)
 
 
 def _take(filesystem: fs.FileSystem, info: fs.FileInfo, name: str, merge: _Merge) -> Recording | None:

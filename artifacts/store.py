@@ -147,6 +147,17 @@ class Store:
                 raise
             raise StoreFullError(error.filename or str(self.root), written, _free_bytes(self.root)) from error
 
+    def keys(self, kind: str) -> list[str]:
+        """Of everything of this kind that is published, sorted."""
+        folder = self.path(kind, "0" * 64).parent
+        return sorted(path.parent.name for path in folder.glob(f"*/{RECEIPT}") if is_sha256(path.parent.name))
+
+    def remove(self, kind: str, key: str) -> None:
+        """Out of sight by one rename, then gone. For what may not be kept; nothing happens where it is not there."""
+        target = self.path(kind, key)
+        with draft_folder(self.root / ".drafts") as folder, contextlib.suppress(FileNotFoundError):
+            target.rename(folder / key)
+
     def publish_tree(self, kind: str, key: str, folder: Path, facts: Mapping[str, Any]) -> Artifact:
         """Copy `folder` in under the key. A checkpoint's key must be its digest (`tree_sha256`)."""
         if self.has(kind, key):

@@ -7,6 +7,7 @@ python -m calibration export --cache cache.json --method percentile --out calib.
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -74,14 +75,19 @@ def _export(args: argparse.Namespace) -> None:
     from calibration.tensorrt_cache import to_tensorrt
 
     cache = CalibrationCache.from_json(args.cache.read_bytes())
-    args.out.write_text(to_tensorrt(cache, args.method, version=args.tensorrt), encoding="utf-8")
-    print(f"written: {args.out}: {len(cache.tensors)} scales of {args.method}")
+    text = to_tensorrt(cache, args.method, version=args.tensorrt)
+    args.out.write_text(text, encoding="utf-8")
+    print(f"written: {args.out}: {len(text.splitlines()) - 1} scales of {args.method}")
 
 
 def _gather(store: Store, digest: str) -> None:
-    from calibration.dataset import gather_release
+    from calibration.dataset import forget_old, gather_release
 
-    dataset = gather_release(store, load_release(store, digest))
+    os.umask(0o027)  # what people sent is for the pods' user and group
+    release = load_release(store, digest)
+    for key in forget_old(store, release.spec):
+        print(f"removed: dataset {key[:12]}, older than recording.retention_days", flush=True)
+    dataset = gather_release(store, release)
     print(f"gathered: dataset {dataset.receipt.key[:12]} of {dataset.facts['seen']} requests", flush=True)
 
 

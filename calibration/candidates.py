@@ -25,7 +25,8 @@ from calibration.mixed import (
     noise,
     target_of,
 )
-from calibration.ranges import BINS, Histogram, collect, find_range, saturated
+from calibration.passes import CalibrationError
+from calibration.ranges import BINS, Histogram, collect, find_ranges, saturated
 from calibration.reuse import Reuse, cached_ranges, reused
 from calibration.samples import calibration_samples, dataset_sha256
 from sluice.model_inputs import Sample
@@ -44,7 +45,7 @@ def calibrate_release(store: Store, release: Release) -> list[str]:
         report = calibrate(samples, onnx_file, release.spec, draft.path, cached)
         text = json.dumps(report, indent=1, allow_nan=False)
         (draft.path / "report.json").write_text(text, encoding="utf-8")
-        draft.publish({"methods": list(report["methods"])})
+        draft.publish({"methods": list(report["methods"]), "onnx": release.keys.onnx})
     return list(report["methods"])
 
 
@@ -57,16 +58,15 @@ def calibrate(
 ) -> dict[str, Any]:
     """Write an INT8 file for each method of the spec, in each form that a target needs; return the report.
 
-    Where the best method misses the spec's bar, one more that leaves the noisiest operators in FP32. `cache.json` keeps
-    the histograms and every method's ranges. cached: its ranges are used again where they still fit.
+    Where the best method misses the spec's bar, one more that leaves the noisiest operators in FP32. What reads a
+    tensor that was zero on every sample (`zero` in the report) stays in FP32 in all of them: a range of nothing but
+    zero would make zero of whatever else comes. `cache.json` keeps the histograms and every method's ranges.
+    cached: its ranges are used again where they still fit.
     """
     samples = calibration_samples(samples_file, spec)
     dataset = dataset_sha256(samples)
     model = onnx.load(str(onnx_file))
-    operators = weighted_operators(model)
-    tensors = list(dict.fromkeys(operator.activation for operator in operators))
-    with tempfile.TemporaryDirectory() as work:
-        histograms = collect(model, tensors, samples, spec.model.inputs, Path(work))
+    histograms, operators = _collected(model, samples, spec)
     weights = quantized_weights(model, operators)
     forms = spec.int8_forms
     # The signed form is the coarser one: what is accurate enough in it is in the other.
@@ -74,7 +74,8 @@ def calibrate(
     judge = _Judge(onnx_file, samples[:JUDGED], spec.model.inputs)
     methods: dict[str, Any] = {}
     written: dict[str, Quantized] = {}
-    counts = {"operators": len(operators), "activations": len(tensors), "weights": len(weights)}
+    activations = len({operator.activation for operator in operators})
+    counts = {"operators": len(operators), "activations": activations, "weights": len(weights)}
     reuse = reused(cached, model, histograms, spec)
     for method, ranges in _kept(model, histograms, spec, len(samples), dataset, folder, reuse).items():
         made = {
@@ -94,8 +95,26 @@ def calibrate(
         "onnxruntime": onnxruntime.__version__,
         "judged": len(judge.samples),
         "ranges_of": reuse.report,
+        "zero": [name for name, histogram in histograms.items() if histogram.flat],
         "methods": methods,
     }
+
+
+def _collected(
+    model: onnx.ModelProto, samples: Sequence[Sample], spec: ReleaseSpec
+) -> tuple[dict[str, Histogram], tuple[Weighted, ...]]:
+    """The histogram of every activation, and the operators that become INT8."""
+    operators = weighted_operators(model)
+    tensors = list(dict.fromkeys(operator.activation for operator in operators))
+    with tempfile.TemporaryDirectory() as work:
+        histograms = collect(model, tensors, samples, spec.model.inputs, Path(work))
+    chosen = tuple(one for one in operators if not histograms[one.activation].flat)
+    if not chosen:
+        raise CalibrationError(
+            f"every activation was zero on each of {len(samples)} samples: {', '.join(tensors)}",
+            "give samples that the model answers, or take int8 out of precisions",
+        )
+    return histograms, chosen
 
 
 def _kept(
@@ -108,11 +127,9 @@ def _kept(
     reuse: Reuse,
 ) -> dict[str, dict[str, tuple[float, float]]]:
     """Write `cache.json`; return {method: {tensor: its range}}."""
-    found = {
-        method: reuse.ranges.get(method)
-        or {name: find_range(histogram, method) for name, histogram in histograms.items()}
-        for method in spec.calibration.methods
-    }
+    methods = spec.calibration.methods
+    found = find_ranges(histograms, (one for one in methods if one not in reuse.ranges))
+    found = {method: dict(reuse.ranges.get(method) or found[method]) for method in methods}
     cache = cache_of(model, histograms, found, samples=samples, dataset_sha256=dataset)
     (folder / CACHE_FILE).write_text(cache.to_json(), encoding="utf-8")
     return found

@@ -7,16 +7,18 @@ each time, with the rows to blame; the first lines of its file calibrate and the
 
 import json
 from collections import defaultdict
-from pathlib import Path
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from artifacts.recordings import Recorded, Recording, read_recording
+from artifacts.calibrations import Calibrations
+from artifacts.recordings import Recorded, Recording
 from artifacts.samples import SAMPLES_FILE, raise_if_failed
 from artifacts.store import Artifact, Store
 from calibration.dataset_checks import CALIBRATE, HELD_OUT, judged
+from calibration.traffic import recorded, source_of
 from sluice.errors import FatalError
 from sluice.model_inputs import Sample
-from sluice.release import Release
+from sluice.release import Release, dataset_rules
 from sluice.sample_split import split
 from sluice.spec import ReleaseSpec
 
@@ -35,8 +37,8 @@ def gather_release(store: Store, release: Release) -> Artifact:
 
 
 def _published(store: Store, release: Release, key: str) -> Artifact:
-    spec = release.spec
-    recording = recorded(store, spec)
+    spec, today = release.spec, datetime.now(UTC).date()
+    recording = recorded(store, spec, today)
     parts = divided(recording, spec)
     with store.staged("dataset", key) as draft:
         lines = [json_line(row.sample) for rows in parts.values() for row in rows]
@@ -46,43 +48,31 @@ def _published(store: Store, release: Release, key: str) -> Artifact:
             "schema": 1,
             "service": recording.service,
             "source": source_of(store, spec),
+            "gathered": today.isoformat(),
             "seen": recording.seen,
             "different": len(recording.rows),
             "parts": {name: len(rows) for name, rows in parts.items()},
             **verdict,
         }
         (draft.path / REPORT_FILE).write_text(json.dumps(report, indent=1, allow_nan=False), encoding="utf-8")
-        return draft.publish({"passed": verdict["passed"], "why": verdict["why"], "seen": recording.seen})
-
-
-def source_of(store: Store, spec: ReleaseSpec) -> str:
-    """Where the recordings are: a URI or an absolute path as the spec has it, any other path within the store.
-
-    Raises FatalError for a spec that names none.
-    """
-    source = spec.recording.source if spec.recording else None
-    if source is None:
-        raise FatalError(
-            f"recording.source of {spec.service} is not set",
-            "name the recorder's folder, a file, or an object store's URI in the spec",
+        return draft.publish(
+            {
+                "passed": verdict["passed"],
+                "why": verdict["why"],
+                "seen": recording.seen,
+                "service": spec.service,
+                "gathered": today.isoformat(),
+                "rules": dataset_rules(spec),
+            }
         )
-    if "://" in source or Path(source).is_absolute():
-        return source
-    return str(store.root / source)
 
 
-def recorded(store: Store, spec: ReleaseSpec) -> Recording:
-    """Everything that was recorded and is still kept. Raises the readers' errors."""
-    source = source_of(store, spec)
-    assert spec.recording is not None  # noqa: S101 - source_of has looked
-    return read_recording(
-        source,
-        spec.model.inputs,
-        spec.model.axes,
-        service=spec.service,
-        salt=spec.service,  # of foreign logs alone: ours bring their hashes along
-        lengths=spec.recording.lengths,
-    )
+def forget_old(store: Store, spec: ReleaseSpec) -> list[str]:
+    """Remove this service's datasets that are older than its recordings may be; the keys."""
+    if spec.recording is None:
+        return []
+    before = datetime.now(UTC).date() - timedelta(days=spec.recording.retention_days)
+    return Calibrations(store).forget(spec.service, before)
 
 
 def divided(recording: Recording, spec: ReleaseSpec) -> dict[str, list[Recorded]]:

@@ -47,6 +47,7 @@ def judged(
 
 def strata_rows(parts: Mapping[str, Sequence[Recorded]], recording: Recording) -> list[dict[str, Any]]:
     """One row for each part and each stratum that the traffic has. wanted: the least number of rows."""
+    kept = Counter(one.stratum for one in recording.rows)
     there = {part: Counter(one.stratum for one in ones) for part, ones in parts.items()}
     return [
         {
@@ -55,12 +56,19 @@ def strata_rows(parts: Mapping[str, Sequence[Recorded]], recording: Recording) -
             "requests": requests,
             "share": requests / max(1, recording.seen),
             "rows": there[part][stratum],
-            "wanted": 1 if requests >= SHARE_LEAST * recording.seen else 0,
+            "wanted": _wanted(part, kept[stratum], requests / max(1, recording.seen)),
         }
         for part in parts
         for stratum, requests in sorted(recording.strata.items())
         if requests
     ]
+
+
+def _wanted(part: str, kept: int, share: float) -> int:
+    """A single input, however often it is sent, can only be in one part."""
+    if share < SHARE_LEAST:
+        return 0
+    return 1 if part == CALIBRATE or kept > 1 else 0
 
 
 def _row(part: str, one: Recorded) -> dict[str, Any]:

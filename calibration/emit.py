@@ -9,7 +9,7 @@ each backend fuses them in its own way.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -28,13 +28,17 @@ EXTERNAL_ABOVE_BYTES: Final = 1_000_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weighted:
-    """One operator to quantize. axis: of the output channels in its weight."""
+    """One operator to quantize. node: as `node_names` calls it. axis: of the output channels in its weight.
+
+    reading: what its INT8 weight is called; two operators that read one weight along different axes have two.
+    """
 
     node: str
     op_type: str
     activation: str
     weight: str
     axis: int
+    reading: str
 
 
 def weighted_operators(model: onnx.ModelProto) -> tuple[Weighted, ...]:
@@ -44,7 +48,7 @@ def weighted_operators(model: onnx.ModelProto) -> tuple[Weighted, ...]:
     """
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     found = []
-    for node in model.graph.node:
+    for name, node in zip(node_names(model), model.graph.node, strict=True):
         weight = constants.get(node.input[1]) if len(node.input) > 1 else None
         if weight is None or weight.data_type != onnx.TensorProto.FLOAT or node.input[0] in constants:
             continue
@@ -52,11 +56,12 @@ def weighted_operators(model: onnx.ModelProto) -> tuple[Weighted, ...]:
         if axis is not None:
             found.append(
                 Weighted(
-                    node=node.name,
+                    node=name,
                     op_type=node.op_type,
                     activation=node.input[0],
                     weight=weight.name,
                     axis=axis,
+                    reading=weight.name,
                 )
             )
     if not found:
@@ -64,16 +69,28 @@ def weighted_operators(model: onnx.ModelProto) -> tuple[Weighted, ...]:
             "the ONNX has no MatMul, Gemm or Conv with a constant float32 weight, so nothing can be INT8",
             "take int8 out of precisions",
         )
-    return tuple(found)
+    return _readings_apart(found)
+
+
+def node_names(model: onnx.ModelProto) -> tuple[str, ...]:
+    """One name for each node of the main graph: its own, or one by type and place where it has none."""
+    taken = {node.name for node in model.graph.node}
+    names = []
+    for place, node in enumerate(model.graph.node):
+        name = node.name or f"{node.op_type}_{place}"
+        while not node.name and name in taken:
+            name += "_"
+        names.append(name)
+    return tuple(names)
 
 
 def quantized_weights(
     model: onnx.ModelProto, operators: Sequence[Weighted]
 ) -> dict[str, list[onnx.TensorProto]]:
-    """The INT8 values, scales and zero points of each weight; the same for every method, so made once."""
+    """{reading: its INT8 values, scales and zero points}; the same for every method, so made once."""
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     made = {}
-    for operator in operators:
+    for operator in {one.reading: one for one in operators}.values():
         values = numpy_helper.to_array(constants[operator.weight])
         others = tuple(axis for axis in range(values.ndim) if axis != operator.axis)
         scale = np.maximum(np.abs(values).max(axis=others), 1e-12).astype(np.float32) / np.float32(
@@ -83,10 +100,10 @@ def quantized_weights(
         rounded = np.clip(np.round(values / scale.reshape(shape)), -WEIGHT_LIMIT, WEIGHT_LIMIT).astype(
             np.int8
         )
-        made[operator.weight] = [
-            numpy_helper.from_array(rounded, f"{operator.weight}_int8"),
-            numpy_helper.from_array(scale, f"{operator.weight}_scale"),
-            numpy_helper.from_array(np.zeros(len(scale), dtype=np.int8), f"{operator.weight}_zero"),
+        made[operator.reading] = [
+            numpy_helper.from_array(rounded, f"{operator.reading}_int8"),
+            numpy_helper.from_array(scale, f"{operator.reading}_scale"),
+            numpy_helper.from_array(np.zeros(len(scale), dtype=np.int8), f"{operator.reading}_zero"),
         ]
     return made
 
@@ -109,7 +126,7 @@ class Quantized:
         chosen = self.operators if operators is None else operators
         nodes: list[onnx.NodeProto] = []
         for node, operator, pairs in _with_pairs(self.model, chosen):
-            nodes += [*pairs, node if operator is None else _redirected(node)]
+            nodes += [*pairs, node if operator is None else _redirected(node, operator)]
         _save(self.model, nodes, self._parameters(chosen), path)
 
     def write_shadows(self, path: Path) -> dict[str, tuple[str, str]]:
@@ -122,7 +139,7 @@ class Quantized:
         for node, operator, pairs in _with_pairs(self.model, self.operators):
             nodes += [*pairs, node]
             if operator is not None:
-                shadow, names = _shadow(node)
+                shadow, names = _shadow(node, operator)
                 nodes += shadow
                 told[operator.node] = names
         outputs = [
@@ -139,7 +156,7 @@ class Quantized:
         made: list[onnx.TensorProto] = []
         for name in dict.fromkeys(operator.activation for operator in operators):
             made += _activation_parameters(name, *scale_of(*self.ranges[name]))
-        for name in dict.fromkeys(operator.weight for operator in operators):
+        for name in dict.fromkeys(operator.reading for operator in operators):
             made += self.weights[name]
         return made
 
@@ -153,6 +170,17 @@ def activation_scale(low: float, high: float) -> tuple[np.float32, np.uint8]:
 def signed_scale(low: float, high: float) -> tuple[np.float32, np.int8]:
     """(scale, zero point 0) of int8 for a range that contains zero: as wide on either side as its longer one."""
     return np.float32(max(-low, high, 1e-12) / SIGNED_LIMIT), np.int8(0)
+
+
+def _readings_apart(operators: Sequence[Weighted]) -> tuple[Weighted, ...]:
+    """Scales are by output channel, so a weight that is read along two axes has two sets of them."""
+    axes: dict[str, set[int]] = {}
+    for one in operators:
+        axes.setdefault(one.weight, set()).add(one.axis)
+    return tuple(
+        replace(one, reading=f"{one.weight}_axis{one.axis}") if len(axes[one.weight]) > 1 else one
+        for one in operators
+    )
 
 
 def _channel_axis(node: onnx.NodeProto, rank: int) -> int | None:
@@ -181,7 +209,7 @@ def _activation_pair(name: str) -> list[onnx.NodeProto]:
 
 
 def _weight_dequantize(operator: Weighted) -> onnx.NodeProto:
-    name = operator.weight
+    name = operator.reading
     inputs = [f"{name}_int8", f"{name}_scale", f"{name}_zero"]
     return onnx.helper.make_node(
         "DequantizeLinear", inputs, [f"{name}_restored"], f"{name}_dequantize", axis=operator.axis
@@ -194,22 +222,22 @@ def _with_pairs(
     """Every node with the operator that it is, if it is one, and the pairs that must stand before it, each once."""
     by_node = {operator.node: operator for operator in operators}
     done: set[str] = set()
-    for node in model.graph.node:
-        operator = by_node.get(node.name)
+    for name, node in zip(node_names(model), model.graph.node, strict=True):
+        operator = by_node.get(name)
         pairs: list[onnx.NodeProto] = []
         if operator is not None and operator.activation not in done:
             pairs += _activation_pair(operator.activation)
-        if operator is not None and operator.weight not in done:
+        if operator is not None and operator.reading not in done:
             pairs.append(_weight_dequantize(operator))
         if operator is not None:
-            done |= {operator.activation, operator.weight}
+            done |= {operator.activation, operator.reading}
         yield node, operator, pairs
 
 
-def _shadow(node: onnx.NodeProto) -> tuple[list[onnx.NodeProto], tuple[str, str]]:
+def _shadow(node: onnx.NodeProto, operator: Weighted) -> tuple[list[onnx.NodeProto], tuple[str, str]]:
     """The operator once more, on what INT8 would give it, and two sums over all of its output."""
-    copy = _redirected(node)
-    shadow, output = f"{node.name}_shadow", node.output[0]
+    copy = _redirected(node, operator)
+    shadow, output = f"{operator.node}_shadow", node.output[0]
     copy.name, copy.output[0] = shadow, f"{shadow}_output"
     names = f"{shadow}_noise", f"{shadow}_signal"
     make = onnx.helper.make_node
@@ -221,11 +249,12 @@ def _shadow(node: onnx.NodeProto) -> tuple[list[onnx.NodeProto], tuple[str, str]
     ], names
 
 
-def _redirected(node: onnx.NodeProto) -> onnx.NodeProto:
+def _redirected(node: onnx.NodeProto, operator: Weighted) -> onnx.NodeProto:
     """The operator with its activation and weight read from behind the pairs; a bias stays as it is."""
     copy = onnx.NodeProto()
     copy.CopyFrom(node)
-    copy.input[0], copy.input[1] = f"{node.input[0]}_restored", f"{node.input[1]}_restored"
+    copy.name = operator.node
+    copy.input[0], copy.input[1] = f"{operator.activation}_restored", f"{operator.reading}_restored"
     return copy
 
 

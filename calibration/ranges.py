@@ -4,10 +4,16 @@ Problem: a histogram whose bins grow with the data depends on the order and the 
 bins as levels an entropy search has one candidate, the maximum. Invariants: the first pass finds the exact
 minimum and maximum, the second counts into 2048 fixed bins between them, so the result depends on the samples
 alone; every range contains zero, since padding must be exact.
+
+Three rules for tensors that do not vary. Zero on every sample: the range is (0, 0), which says nothing about any other
+value, so what reads it stays in FP32. The same value c on every sample: the range is from 0 to c by every method, so c
+is an end of the grid and exact to rounding. No element on some samples: those count for nothing; on all: an error.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -15,18 +21,18 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from sluice.errors import FatalError
-from sluice.model_inputs import Sample, batch
+from calibration.passes import THREADS, CalibrationError, Chunks, Model, in_chunks, tallied
+from sluice.model_inputs import Sample
 from sluice.signature import TensorSpec
 
 BINS: Final = 2048
 LEVELS: Final = 255  # steps of an unsigned 8-bit activation
-PERCENTILE: Final = 99.999  # of the values inside the range; half of the rest is cut at either end
-SHRINKS: Final = np.linspace(0.05, 1.0, 96)  # fractions of either end that mse and entropy try
-
-
-class CalibrationError(FatalError):
-    """Ranges that cannot be found."""
+# Of the values, inside the range; half of the rest is cut at either end.
+PERCENTILES: Final = {"percentile": 99.999, "percentile_99_99": 99.99, "percentile_99_9": 99.9}
+SHRINKS: Final = np.linspace(0.05, 1.0, 96)[
+    ::-1
+]  # of either end; of two that cost the same, the wider is taken
+FLOAT32_WIDTHS: Final = (1e-30, 1e38)  # of a range whose bins float32 can tell apart
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,45 +48,148 @@ class Histogram:
         """BINS + 1 edges, ascending."""
         return np.linspace(self.low, self.high, BINS + 1)
 
+    @property
+    def flat(self) -> bool:
+        """Whether the tensor was zero on every sample."""
+        return not self.low < self.high
+
+
+@dataclass(slots=True)
+class _Extent:
+    """low <= 0 <= high of one tensor, and how many values it had."""
+
+    low: float = 0.0
+    high: float = 0.0
+    size: int = 0
+
+    def add(self, other: "_Extent") -> None:
+        self.low, self.high = min(self.low, other.low), max(self.high, other.high)
+        self.size += other.size
+
+
+class _Extents:
+    """The extents of every tensor: a tally of either pass."""
+
+    def __init__(self, tensors: Sequence[str]) -> None:
+        self.of = {name: _Extent() for name in tensors}
+        self.samples = 0
+
+    def add(self, number: int, values: Sequence[np.ndarray]) -> None:
+        self.samples += 1
+        for (name, extent), array in zip(self.of.items(), values, strict=True):
+            if array.size:
+                extent.add(_Extent(*_ends(name, number, array), array.size))
+
+    def merge(self, other: "_Extents") -> None:
+        self.samples += other.samples
+        for name, extent in other.of.items():
+            self.of[name].add(extent)
+
+
+class _Counts(_Extents):
+    """The second pass: counts into the bins that the first one found, and the extents once more."""
+
+    def __init__(self, found: Mapping[str, _Extent]) -> None:
+        super().__init__(list(found))
+        self._found = found
+        self.counts = {name: np.zeros(BINS, dtype=np.int64) for name in found}
+
+    def add(self, number: int, values: Sequence[np.ndarray]) -> None:
+        super().add(number, values)
+        for (name, extent), array in zip(self._found.items(), values, strict=True):
+            self.counts[name] += count(array, extent.low, extent.high)
+
 
 def collect(
     model: onnx.ModelProto,
     tensors: Sequence[str],
-    samples: Sequence[Sample],
+    samples: Sequence[Sample] | Chunks,
     inputs: Sequence[TensorSpec],
     work: Path,
+    *,
+    threads: int | None = None,
 ) -> dict[str, Histogram]:
-    """One histogram for each tensor. CalibrationError without samples, and on values that are not finite.
+    """One histogram for each tensor: the same to the bit for any order, chunks and number of threads.
 
-    work: a folder for the tapped model; one sample's activations are in memory at a time.
+    samples: a sequence, or a function that gives them in chunks each time it is called (`passes.in_chunks`), of which
+    one chunk is in memory at a time. They may have any lengths. work: a folder for the tapped model. threads: each
+    holds one sample's activations; by default one a core, THREADS at most.
+    Raises CalibrationError without samples and for an empty chunk; for a sample that lacks an input or that the model
+    fails on, and for an activation that is not finite, with the sample's number; for a tensor without any element; and
+    where the second pass sees other values than the first.
     """
-    if not samples:
+    chunks = samples if callable(samples) else in_chunks(samples)
+    threads = threads or min(THREADS, len(os.sched_getaffinity(0)))
+    tapped_model = Model(session=tapped(model, tensors, work), tensors=tensors, inputs=inputs)
+    first = _Extents(tensors)
+    for tally in tallied(tapped_model, chunks, lambda: _Extents(tensors), threads):
+        first.merge(tally)
+    _check_sizes(first)
+    second, counts = _Extents(tensors), {name: np.zeros(BINS, dtype=np.int64) for name in tensors}
+    for one in tallied(tapped_model, chunks, lambda: _Counts(first.of), threads):
+        second.merge(one)
+        for name in tensors:
+            counts[name] += one.counts[name]
+    _check_same(first.of, second.of)
+    return {
+        name: Histogram(low=one.low, high=one.high, counts=counts[name]) for name, one in first.of.items()
+    }
+
+
+def _ends(name: str, number: int, array: np.ndarray) -> tuple[float, float]:
+    """The least and the greatest value. CalibrationError where one is not finite: NaN is both ends of its array."""
+    low, high = float(array.min()), float(array.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        bad = array[~np.isfinite(array)]
+        raise CalibrationError(
+            f"activation {name} is not finite on sample {number} (from 0): {bad.size} of {array.size} values, such as "
+            f"{float(bad[0])}",
+            "correct the sample, or the model where FP32 itself overflows on it",
+        )
+    return low, high
+
+
+def _check_sizes(found: _Extents) -> None:
+    if not found.samples:
         raise CalibrationError("no samples: nothing was calibrated", "fill the file that model.samples names")
-    session = tapped(model, tensors, work)
-    low, high = dict.fromkeys(tensors, 0.0), dict.fromkeys(tensors, 0.0)  # a range contains zero
-    for values in _passes(session, tensors, samples, inputs):
-        for name, array in values.items():
-            if not np.isfinite(array).all():
-                raise CalibrationError(
-                    f"activation {name} is not finite on a sample", "correct the model or the sample"
-                )
-            low[name] = min(low[name], float(array.min()))
-            high[name] = max(high[name], float(array.max()))
-    counts = {name: np.zeros(BINS, dtype=np.int64) for name in tensors}
-    for values in _passes(session, tensors, samples, inputs):
-        for name, array in values.items():
-            counts[name] += count(array, low[name], high[name])
-    return {name: Histogram(low=low[name], high=high[name], counts=counts[name]) for name in tensors}
+    if empty := [name for name, one in found.of.items() if not one.size]:
+        raise CalibrationError(
+            f"activation {', '.join(empty)} has no element on any of {found.samples} samples",
+            "add samples on which it has some, or take int8 out of precisions",
+        )
+
+
+def _check_same(first: Mapping[str, _Extent], second: Mapping[str, _Extent]) -> None:
+    for name, one in first.items():
+        if one != (other := second[name]):
+            raise CalibrationError(
+                f"activation {name} had {one.size} values from {one.low:g} to {one.high:g} in the first pass and "
+                f"{other.size} from {other.low:g} to {other.high:g} in the second",
+                "give the same samples each time they are asked for, and a model without random operators",
+            )
+
+
+def find_ranges(
+    histograms: Mapping[str, Histogram], methods: Iterable[str]
+) -> dict[str, dict[str, tuple[float, float]]]:
+    """{method: {tensor: range}}, all from the same histograms. CalibrationError for a method that is not known."""
+    return {
+        method: {name: find_range(histogram, method) for name, histogram in histograms.items()}
+        for method in methods
+    }
 
 
 def find_range(histogram: Histogram, method: str) -> tuple[float, float]:
     """(low, high) with low <= 0 <= high. CalibrationError for a method that is not known."""
-    methods = {"minmax": _minmax, "percentile": _percentile, "mse": _mse, "entropy": _entropy}
+    methods: dict[str, Callable[[Histogram], tuple[float, float]]] = {
+        **{name: partial(_percentile, percent=percent) for name, percent in PERCENTILES.items()},
+        "minmax": _minmax,
+        "entropy": _entropy,
+        "mse": _mse,
+    }
     if method not in methods:
         raise CalibrationError(f"calibration method {method!r}", f"choose from {', '.join(methods)}")
-    if not histogram.low < histogram.high:  # zero on every sample
-        return 0.0, 0.0
-    return methods[method](histogram)
+    return (0.0, 0.0) if histogram.flat else methods[method](histogram)
 
 
 def saturated(histogram: Histogram, low: float, high: float) -> float:
@@ -94,9 +203,9 @@ def _minmax(histogram: Histogram) -> tuple[float, float]:
     return histogram.low, histogram.high
 
 
-def _percentile(histogram: Histogram) -> tuple[float, float]:
+def _percentile(histogram: Histogram, *, percent: float) -> tuple[float, float]:
     cumulative = np.cumsum(histogram.counts) / histogram.counts.sum()
-    tail = (100.0 - PERCENTILE) / 200.0
+    tail = (100.0 - percent) / 200.0
     first = int(np.searchsorted(cumulative, tail, side="right"))
     last = int(np.searchsorted(cumulative, 1.0 - tail, side="left"))
     edges = histogram.edges
@@ -117,8 +226,9 @@ def _mse(histogram: Histogram) -> tuple[float, float]:
 def _entropy(histogram: Histogram) -> tuple[float, float]:
     """The shrunken range whose LEVELS-step distribution loses least information (Kullback-Leibler).
 
-    As in Migacz 2017 (8-bit inference with TensorRT): values outside count at the ends of the reference, but
-    not in the quantized distribution, so a cut costs what it cuts.
+    As in Migacz 2017 (8-bit inference with TensorRT): values outside count at the ends of the reference, but not in
+    the quantized distribution. That is not made to sum to 1 again, so a cut costs what it cuts: else one that leaves
+    a single bin of values far from zero costs nothing.
     """
     edges, counts = histogram.edges, histogram.counts.astype(np.float64)
 
@@ -134,7 +244,7 @@ def _entropy(histogram: Histogram) -> tuple[float, float]:
         spread = np.bincount(level, weights=inside, minlength=LEVELS) / np.maximum(occupied, 1.0)
         there = reference > 0
         p = reference[there] / reference.sum()
-        q = np.maximum(spread[level][there], 1e-9) / max(inside.sum(), 1e-9)
+        q = np.maximum(spread[level][there], 1e-9) / reference.sum()
         return float((p * np.log(p / q)).sum())
 
     return _shrunken(histogram, cost)
@@ -162,6 +272,8 @@ def count(array: np.ndarray, low: float, high: float) -> np.ndarray:
         counts = np.zeros(BINS, dtype=np.int64)
         counts[0] = array.size
         return counts
+    if not FLOAT32_WIDTHS[0] < high - low < FLOAT32_WIDTHS[1]:
+        array = array.astype(np.float64)
     place = ((array.ravel() - low) * (BINS / (high - low))).astype(np.int64)
     return np.bincount(np.clip(place, 0, BINS - 1), minlength=BINS)
 
@@ -179,14 +291,3 @@ def tapped(model: onnx.ModelProto, tensors: Sequence[str], work: Path) -> onnxru
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-
-def _passes(
-    session: onnxruntime.InferenceSession,
-    tensors: Sequence[str],
-    samples: Sequence[Sample],
-    inputs: Sequence[TensorSpec],
-) -> Iterator[Mapping[str, np.ndarray]]:
-    """Each sample alone: no padding enters the ranges, and one sample's activations are held at a time."""
-    for sample in samples:
-        yield dict(zip(tensors, session.run(list(tensors), batch([sample], inputs)), strict=True))

@@ -4,7 +4,8 @@ Problem: an application that still quantizes implicitly reads scales from this f
 not in NVIDIA's documentation; readers and writers in the field agree on it: a first line `TRT-<version>-<algorithm>`,
 then `tensor: scale`, the scale being amax / 127 as the big-endian bytes of its float32 in hexadecimal. TensorRT 11
 knows no such cache; there, as everywhere else, use the candidates in the signed form. Invariant: the scales are those
-of that form, to the bit. A tensor that is not in the file has no scale, and TensorRT leaves it in floating point.
+of that form, to the bit. A tensor that is not in the file has no scale, and TensorRT leaves it in floating point; one
+that was zero on every sample is not.
 """
 
 import re
@@ -38,6 +39,8 @@ def to_tensorrt(cache: CalibrationCache, method: str, *, version: str = VERSION)
     for name, tensor in cache.tensors.items():
         if ": " in name or "\n" in name or name != name.strip():
             raise TensorrtCacheError(f"tensor name {name!r} cannot stand in this format", "rename the tensor")
+        if tensor.histogram.flat:
+            continue
         found = tensor.ranges[method]
         lines.append(f"{name}: {struct.pack('>f', signed_scale(found.low, found.high)[0]).hex()}")
     return "\n".join(lines) + "\n"

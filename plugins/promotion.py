@@ -156,13 +156,14 @@ def _doc(spec: ReleaseSpec) -> str:
         for target in spec.targets
     )
     asked = ", ".join(str(point) for point in spec.review.before) or "nobody is asked"
+    absolute = "".join(f", {gate.name} (absolute, {gate.on_breach})" for gate in spec.gates.absolute)
     return f"""### {spec.service}
 
 Newest checkpoint of `{spec.model.source}` -> ONNX -> numerics -> engines -> MLflow -> traffic {stages}.
 
 {targets}
 
-Gates: {", ".join(spec.gates.metrics)}, alpha {spec.gates.alpha:g}. Reviews before: {asked}.
+Gates: {", ".join(spec.gates.metrics)}, alpha {spec.gates.alpha:g}{absolute}. Reviews before: {asked}.
 
 A failed task alone leaves traffic where it is: clear it, with all that is downstream, to go on. To take traffic back
 at once, mark the run as failed while it goes on. A run that has ended, `held`, hears no mark any more: clear its failed

@@ -211,7 +211,8 @@ class Release:
         key = _key("calibration", onnx=onnx, **inputs)
         if on is None or on.reuse in (None, key):
             return key
-        return _key("calibration", onnx=onnx, reuse=on.reuse, **inputs)
+        limit = self.spec.calibration.drift_limit  # it decides whether they are
+        return _key("calibration", onnx=onnx, reuse=on.reuse, drift_limit=limit, **inputs)
 
     @property
     def _samples_of(self) -> str:
@@ -301,11 +302,23 @@ def _calibrated_on(raw: Mapping[str, Any]) -> CalibratedOn | None:
 _PARTS: Final = ("schema", "spec", "checkpoint_sha256", "params")
 
 
+def dataset_rules(spec: ReleaseSpec) -> str:
+    """Digest of what a dataset must be to serve this spec: its inputs and their axes, sizes, limits, 64 hex digits."""
+    calibration, recording = spec.calibration, spec.recording
+    return _key(
+        "dataset rules",
+        inputs=spec.to_dict()["model"]["inputs"],
+        axes={name: (axis.min, axis.max) for name, axis in spec.model.axes.items()},
+        parts=(calibration.samples, spec.numerics.samples),
+        values=list(calibration.values),
+        lengths=list(recording.lengths) if recording else None,
+    )
+
+
 def dataset_key(spec: ReleaseSpec, run: str) -> str:
     """The store key of what is gathered for one run: recordings change, so that a run has its own."""
     source = spec.recording.source if spec.recording else None
-    parts = (spec.calibration.samples, spec.numerics.samples)
-    return _key("dataset", service=spec.service, source=source, parts=parts, run=run)
+    return _key("dataset", service=spec.service, source=source, rules=dataset_rules(spec), run=run)
 
 
 def drift_key(release: Release, against: str) -> str:

@@ -2,7 +2,8 @@
 
 Problem: ranges that are found on short texts clip long ones, and a sample that calibrated flatters the engine that it
 judges. Invariants: a stratum that the traffic has is in both parts, in proportion to the traffic and at least `least`
-times where so many were kept; no content is in both; the same recordings give the same parts, in the same order.
+times where so many were kept (one of a single input, however often it is sent, calibrates and is not judged by); no
+content is in both; the same recordings give the same parts, in the same order.
 """
 
 from collections.abc import Mapping, Sequence
@@ -49,7 +50,7 @@ def split(
 
     contents: {stratum: salted hashes, each once}: their order is a random one that nobody chose. seen: {stratum:
     requests before sampling}. least: of a stratum in either part, where so many were kept. Raises SplitError where
-    there are too few altogether, and for a stratum of SHARE_LEAST of the requests of which fewer than two were kept.
+    there are too few altogether, and for a stratum of SHARE_LEAST of the requests of which nothing was kept.
     """
     kept = {name: sorted(set(ones)) for name, ones in contents.items() if ones}
     _check(kept, seen, calibrate, held_out)
@@ -75,11 +76,8 @@ def _check(kept: Mapping[str, Sequence[str]], seen: Mapping[str, int], calibrate
         )
         raise SplitError("calibration.samples", calibrate, problem)
     for stratum, count in sorted(seen.items()):
-        if count >= SHARE_LEAST * requests and len(kept.get(stratum, ())) < 2:
-            problem = (
-                f"stratum {stratum} has {count} of {requests} requests, and {len(kept.get(stratum, ()))} of its inputs "
-                "were kept, where each part needs one"
-            )
+        if count >= SHARE_LEAST * requests and not kept.get(stratum):
+            problem = f"stratum {stratum} has {count} of {requests} requests, and none of its inputs was kept"
             raise SplitError("calibration.samples", calibrate, problem)
 
 

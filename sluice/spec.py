@@ -52,12 +52,14 @@ from sluice.spec_types import (
     Lengths,
     Memory,
     Method,
+    MirrorPercent,
     Once,
     Part,
     Port,
     Positive,
     Precision,
     Rate,
+    RecorderUrl,
     Seconds,
     ServiceName,
     Share,
@@ -187,14 +189,17 @@ class Cost(Part):
     max_ratio: Positive | None = None
 
 
-class Recording(Mirror):
+class Recording(Part):
     """Live traffic that is kept to calibrate on. None of it is an input of what is built.
 
-    source: folder or URI of recorded traffic, or of a team's own log; None: nothing is read. lengths: short up to,
+    percent, recorder: what the gateways copy, and where to; both None for a team that has a log of its own. source:
+    folder or URI of recorded traffic, or of a team's own log; None: nothing is read. lengths: short up to,
     medium up to, in tokens or whatever the longest dynamic axis counts. per_stratum: distinct inputs kept of each of
     length class x frequent or rare. redact: what the recorder calls first with each sample; None drops the sample.
     """
 
+    percent: MirrorPercent | None = None
+    recorder: RecorderUrl | None = None
     source: Text | None = None
     lengths: Lengths = LENGTHS
     per_stratum: Count = PER_STRATUM
@@ -301,7 +306,7 @@ class ReleaseSpec(Part):
         policy = {name: whole[name] for name in Policy.model_fields if name not in ("targets", "recording")}
         keep = ("arch", "share", "replicas")
         policy["targets"] = [{name: target[name] for name in keep} for target in whole["targets"]]
-        if self.recording is None:
+        if self.recording is None or self.recording.percent is None:
             return policy
         return {**policy, "recording": {name: whole["recording"][name] for name in Mirror.model_fields}}
 

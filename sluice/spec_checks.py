@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final, TypeGuard
+from urllib.parse import urlsplit
 
 from sluice.errors import Problem
 from sluice.plan import RTX_ARCHS, TENSORRT, TENSORRT_RTX
@@ -20,6 +21,7 @@ DEFAULT_PERCENTS: Final = (1, 5, 50, 100)
 DEFAULT_NO_HARM_BEFORE: Final = (100,)
 DEFAULT_LEASE_S: Final = 1800
 DEFAULT_REVIEW_S: Final = 86_400
+DEFAULT_MAX_HOLD_S: Final = 86_400
 REVIEW_MARGIN_S: Final = 300  # from the gate's last renewal to the question, from the answer to the opening
 SHARE_SLACK: Final = 1e-6  # of the sum of shares; a bucket is 1e-4
 GPU_ARCH: Final = re.compile(r"sm_[0-9]{2,3}")
@@ -34,6 +36,7 @@ def policy_problems(raw: Raw) -> Iterator[Problem]:
     yield from _first_stage(raw)
     yield from _lease(raw)
     yield from _objectives(raw)
+    yield from _absolute(raw)
     yield from _targets(raw)
 
 
@@ -47,6 +50,7 @@ def spec_problems(raw: Raw) -> Iterator[Problem]:
     yield from _axes(raw)
     yield from _accuracy(raw)
     yield from _task(raw)
+    yield from _recording(raw)
 
 
 def _stages(raw: Raw) -> Iterator[Problem]:
@@ -111,6 +115,19 @@ def _objectives(raw: Raw) -> Iterator[Problem]:
             yield Problem(f"gates.objectives.{name}", value, f"unknown metric; one of {_join(METRICS)}")
 
 
+def _absolute(raw: Raw) -> Iterator[Problem]:
+    """A name that stands twice would hide one gate behind the other; a window that never fills never passes."""
+    gates = _mapping(raw.get("gates"))
+    longest_s, seen = gates.get("max_hold_s", DEFAULT_MAX_HOLD_S), dict[str, int]()
+    for index, gate in enumerate(_mappings(gates.get("absolute"))):
+        name, window_s = gate.get("name"), gate.get("window_s")
+        if isinstance(name, str) and (same := seen.setdefault(name, index)) != index:
+            yield Problem(f"gates.absolute.{index}.name", name, f"the same name as gates.absolute.{same}")
+        if _is_number(window_s) and _is_number(longest_s) and window_s >= longest_s:
+            message = f"must be less than gates.max_hold_s, which is {longest_s:.9g}"
+            yield Problem(f"gates.absolute.{index}.window_s", window_s, message)
+
+
 def _targets(raw: Raw) -> Iterator[Problem]:
     targets = _mappings(raw.get("targets"))
     seen: dict[str, int] = {}
@@ -171,6 +188,26 @@ def _cost(raw: Raw) -> Iterator[Problem]:
                 "one replica) costs for an hour, or set the limit to null"
             )
             yield Problem(f"targets.{index}.price_per_hour", None, message)
+
+
+def _recording(raw: Raw) -> Iterator[Problem]:
+    """A share that goes nowhere, an address that gets nothing, and a section that says neither nor a source."""
+    said = _mapping(raw.get("recording"))
+    if not said:
+        return
+    given = {name for name in ("percent", "recorder") if said.get(name) is not None}
+    for name in {"percent", "recorder"} - given if given else ():
+        message = f"is needed beside recording.{given.copy().pop()}: so many percent go to this recorder"
+        yield Problem(f"recording.{name}", None, message)
+    source = said.get("source")
+    if isinstance(source, str) and "@" in urlsplit(source).netloc:
+        message = (
+            "holds a password, which would stand in every release: give pods their credentials by environment"
+        )
+        yield Problem("recording.source", "(hidden)", message)
+    if not given and source is None:
+        message = "write percent and recorder to record, a source to read what was recorded, or null for the section"
+        yield Problem("recording", None, message)
 
 
 def _arch_problem(arch: str, backend: object) -> str | None:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from pydantic_core import PydanticCustomError
 
 from sluice.errors import PolicyError
@@ -20,13 +20,17 @@ from sluice.spec_types import (
     AdoptUrl,
     Arch,
     Count,
+    GateName,
     HeaderName,
+    LabelName,
     Metric,
     MirrorPercent,
+    Number,
     Once,
     Part,
     Percent,
     Positive,
+    PromQl,
     Rate,
     RecorderUrl,
     ReviewPoint,
@@ -35,6 +39,7 @@ from sluice.spec_types import (
     Text,
     Timeout,
     UrlPrefix,
+    Window,
 )
 
 DEFAULT_OBJECTIVES: Final = {"failure": 0.005, "slow": 0.05}
@@ -55,12 +60,33 @@ DEFAULT_STAGES: Final = (
 )
 
 
+class AbsoluteGate(Part):
+    """A limit on what PromQL says of the candidate.
+
+    query: one number of one version. samples_query: how many samples it came from; fewer than min_samples are none.
+    Both with the placeholders {version} and {window} (`60s`), {service} too; the one series that comes back carries
+    the version in its label version_label. bad: the side of the limit that is a breach; the limit itself is none.
+    window_s: what is read, at least 1. on_breach: observe tells, hold keeps the next stage shut, retreat is harm.
+    """
+
+    name: GateName
+    query: PromQl
+    limit: Number
+    bad: Literal["above", "below"]
+    window_s: Window
+    min_samples: Count
+    samples_query: PromQl
+    on_breach: Literal["observe", "hold", "retreat"]
+    version_label: LabelName = "version"
+
+
 class Gates(Part):
     """What a stage must show before the next one opens.
 
     alpha: the chance that a whole rollout of a harmless version is turned back. beta: the chance that a version
     rho0 times worse is let through. objectives: the rate of users with an event, by metric, that a version may
-    have. settle_s: after a stage opens, events are shown and not counted for so long.
+    have. settle_s: after a stage opens, events are shown and not counted for so long. absolute: beside all that, and
+    outside of alpha and beta: a limit is what it says.
     """
 
     metrics: Annotated[tuple[Metric, ...], Field(min_length=1), Once] = METRICS
@@ -71,6 +97,13 @@ class Gates(Part):
     objectives: dict[str, Rate] = Field(default_factory=lambda: dict(DEFAULT_OBJECTIVES))
     settle_s: Seconds = 5
     max_hold_s: Timeout = 86_400
+    absolute: tuple[AbsoluteGate, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _said(self, plainly: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a list that says nothing: a controller that does not know it yet can read the rest."""
+        plain: dict[str, Any] = plainly(self)
+        return {name: value for name, value in plain.items() if name != "absolute" or value}
 
     @model_validator(mode="before")
     @classmethod

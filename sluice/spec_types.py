@@ -10,10 +10,12 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, Strict
 
+from sluice.promql import PLACEHOLDERS, placeholders
+
 PRECISIONS: Final = ("fp32", "fp16", "int8")
 METRICS: Final = ("failure", "slow")
 TOP1, RECALL_AT_1 = TASK_METRICS = ("top1", "recall_at_1")
-METHODS: Final = ("percentile", "minmax", "entropy", "mse")
+METHODS: Final = ("percentile", "percentile_99_99", "percentile_99_9", "minmax", "entropy", "mse")
 COMPATIBILITIES: Final = ("none", "same_compute_capability", "ampere_plus")
 BACKENDS: Final = ("onnxruntime", "tensorrt", "tensorrt_rtx")
 
@@ -24,6 +26,11 @@ INT8_FORMS: Final = {"onnxruntime": UNSIGNED, "tensorrt": SIGNED, "tensorrt_rtx"
 _LABEL: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
 _LABEL_KEY: Final = re.compile(r"([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?" + _LABEL.pattern)
 _CRON_PRESETS: Final = ("@once", "@hourly", "@daily", "@weekly", "@monthly", "@yearly")
+
+_WHY_NEEDED: Final = {
+    "version": 'without it every version gets the same answer; write version="{version}" into each selector',
+    "window": "without it an old sample would count as one of now; write a range such as [{window}]",
+}
 
 
 class Part(BaseModel):
@@ -106,6 +113,22 @@ def _ascending(values: tuple[int, int]) -> tuple[int, int]:
     return values
 
 
+def _query_with(*wanted: str) -> AfterValidator:
+    def check(value: str) -> str:
+        if not value.strip():
+            raise ValueError("must not be empty")
+        found = placeholders(value)
+        if unknown := [name for name in found if name not in PLACEHOLDERS]:
+            known = ", ".join(f"{{{name}}}" for name in PLACEHOLDERS)
+            raise ValueError(f"unknown placeholder {{{unknown[0]}}}; there are {known}")
+        for name in wanted:
+            if name not in found:
+                raise ValueError(f"{{{name}}} is missing: {_WHY_NEEDED[name]}")
+        return value
+
+    return AfterValidator(check)
+
+
 def _quantity_text(value: Any) -> Any:
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
@@ -137,7 +160,9 @@ Flag = Annotated[bool, Strict()]
 Count = Annotated[int, Strict(), Field(ge=1)]
 Port = Annotated[int, Strict(), Field(ge=1, le=65_535)]
 Percent = Annotated[int, Strict(), Field(ge=1, le=100)]
+Number = Annotated[float, Strict()]
 Positive = Annotated[float, Strict(), Field(gt=0)]
+Window = Annotated[float, Strict(), Field(ge=1)]  # seconds
 MirrorPercent = Annotated[float, Strict(), Field(ge=0.0001, le=100)]  # one request of a million at least
 Seconds = Annotated[float, Strict(), Field(ge=0)]
 Timeout = Annotated[float, Strict(), Field(gt=0)]
@@ -180,6 +205,12 @@ UrlPrefix = Annotated[Text, _matching(r"/[A-Za-z0-9._~/-]*", "a path that begins
 Cron = Annotated[Text, AfterValidator(_cron)]
 AdoptUrl = Annotated[Text, _address_of("an existing upstream")]
 RecorderUrl = Annotated[Text, _address_of("the recorder")]
+GateName = Annotated[
+    Text,
+    _matching("[a-z][a-z0-9_]{0,39}", "a lowercase letter, then lowercase letters, digits or _, 40 at most"),
+]
+PromQl = Annotated[Text, _query_with("version", "window")]
+LabelName = Annotated[Text, _matching(r"[A-Za-z_]\w*", "the name of a label of Prometheus, such as version")]
 Precision = Annotated[Text, _one_of(PRECISIONS)]
 Metric = Annotated[Text, _one_of(METRICS)]
 TaskMetric = Annotated[Text, _one_of(TASK_METRICS)]

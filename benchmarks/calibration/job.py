@@ -15,6 +15,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from benchmarks.shipped import shipped
+
 REPO: Final = Path(__file__).resolve().parents[2]
 OURS: Final = "ours"
 ORT_ENTROPY: Final = "ONNX Runtime entropy"
@@ -47,13 +49,11 @@ def peak_bytes() -> int:
 def _ours(job: Mapping[str, Any]) -> Timed:
     """The product's own way, as the spec of the demo has it for a CPU."""
     from calibration.candidates import calibrate
-    from sluice.spec import Calibration, parse_spec
+    from sluice.spec import Calibration
     from sluice.spec_types import int8_file
 
     samples = Path(job["samples"])
-    text = (REPO / "dags/models/minilm.yaml").read_text(encoding="utf-8")
-    names = ("CHECKPOINTS", "CPU_ARCH", "IMAGE_TAG")
-    spec = parse_spec(text, {f"SLUICE_{name}": "cpu" for name in names})
+    spec = shipped()
     asked = Calibration(samples=job["texts"], methods=METHODS)
     model = spec.model.model_copy(update={"samples": samples.name})
     spec = spec.model_copy(update={"calibration": asked, "model": model})

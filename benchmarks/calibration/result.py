@@ -5,7 +5,9 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from benchmarks.calibration.invariance import invariance_line
 from benchmarks.calibration.job import MODELOPT, ORT_ENTROPY, OURS
+from benchmarks.calibration.speed import speed_line
 
 SPLITS: Final = 4
 TEXTS: Final = 1000
@@ -23,8 +25,16 @@ TARGET: Final = (
 )
 
 
-def result(hardware: Mapping[str, Any], splits: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """{benchmark, hardware, n, figures, acceptance}; figures: splits, candidates, tools, differences."""
+def result(
+    hardware: Mapping[str, Any],
+    splits: Sequence[Mapping[str, Any]],
+    server: Mapping[str, Any] | None = None,
+    invariance: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """{benchmark, hardware, n, figures, acceptance}; figures: splits, candidates, tools, differences, and the parts.
+
+    server, invariance: None where that part was not run.
+    """
     splits = sorted(splits, key=lambda one: one["seed"])
     return {
         "benchmark": "calibration",
@@ -37,8 +47,10 @@ def result(hardware: Mapping[str, Any], splits: Sequence[Mapping[str, Any]]) -> 
             "tools": {tool: _tool(splits, tool) for tool in _tools(splits)},
             "differences": {tool: difference(splits, tool) for tool in _tools(splits) if tool != OURS},
             "splits": list(splits),
+            "server": server,
+            "invariance": invariance,
         },
-        "acceptance": [acceptance(splits)],
+        "acceptance": [acceptance(splits), speed_line(server), invariance_line(invariance)],
     }
 
 

@@ -50,6 +50,7 @@ class BuildRequest:
         spec, target = release.spec, release.spec.target(arch)
         checkpoint = store.get("checkpoint", release.keys.checkpoint).path
         file = samples_file(store, release)
+        samples = held_out(file, spec)
         onnx = store.get("onnx", release.keys.onnx)
         int8 = {}
         if "int8" in spec.precisions:
@@ -65,7 +66,7 @@ class BuildRequest:
             onnx_sha256=onnx.facts["onnx_sha256"],
             int8=int8,
             calibration_sha256=release.keys.calibration if int8 else None,
-            samples=held_out(file, spec),
+            samples=samples,
             pairs=read_pairs(checkpoint, file, spec),
             store=store,
         )

@@ -109,6 +109,7 @@ def controller(layout: Layout) -> Program:
         *("serving.control", "--host", HOST, "--port", str(layout.controller), "--xds-port", str(layout.xds)),
         *("--ledger", f"sqlite:///{folder / 'ledger.db'}", "--token-file", str(token)),
         *("--kubeconfig", str(layout.kubeconfig), "--namespace", "default"),
+        *("--prometheus", layout.url("prometheus")),
     )
 
 
@@ -125,13 +126,14 @@ def recorder(layout: Layout) -> Program | None:
     """Keeps inputs of every service whose spec records; None when there is none."""
     env = sluice_env(layout)
     files = sorted((layout.dags / "models").glob("*.yaml"))
-    recorded = [file for file in files if parse_spec(file.read_text(encoding="utf-8"), env).recording]
+    specs = {file: parse_spec(file.read_text(encoding="utf-8"), env).recording for file in files}
+    recorded = [file for file, section in specs.items() if section is not None and section.recorder]
     if not recorded:
         return None
-    specs = [word for file in recorded for word in ("--spec", str(file))]
+    words = [word for file in recorded for word in ("--spec", str(file))]
     where = ("--host", HOST, "--port", str(layout.recorder), "--out", str(layout.recordings))
     return python(
-        layout, "recorder", "serving.recorder", *specs, *where, "--flush-s", RECORDER_FLUSH_S, env=env
+        layout, "recorder", "serving.recorder", *words, *where, "--flush-s", RECORDER_FLUSH_S, env=env
     )
 
 

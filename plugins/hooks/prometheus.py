@@ -6,15 +6,14 @@ success is `PrometheusUnavailableError`, on which a gate holds. NaN comes throug
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import requests
 from airflow.sdk import BaseHook
 
 from plugins.hooks.controller import CONNECT_TIMEOUT_S, connection_url
 from sluice.errors import RetryableError
+from sluice.promql import Answer, Series, read_answer
 from sluice.samples import Sample
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ class PrometheusUnavailableError(RetryableError):
 
 
 class PrometheusClient:
-    """One Prometheus server. `query` is the only thing a gate needs of it."""
+    """One Prometheus server."""
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
@@ -42,25 +41,26 @@ class PrometheusClient:
 
     def query(self, promql: str) -> list[Sample]:
         """(name, labels, value) of every series that `promql` selects now; [] when there is none."""
-        advice = f"look at {self.url}/targets; the gate holds until it is back"
+        answer = self.answer(promql)
+        if answer.error is not None:
+            advice = f"look at {self.url}/targets; the gate holds until it is back"
+            raise PrometheusUnavailableError(answer.error, advice)
+        return [_sample(series) for series in answer.series]
+
+    def answer(self, promql: str) -> Answer:
+        """What came back, whatever it was."""
         try:
-            answer = self._session.get(
+            got = self._session.get(
                 f"{self.url}/api/v1/query",
                 params={"query": promql},
                 timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S),
             )
-            decoded = answer.json()
-        except (requests.RequestException, ValueError) as error:
-            raise PrometheusUnavailableError(f"Prometheus did not answer: {error}", advice) from error
-        if (
-            answer.status_code >= 400
-            or not isinstance(decoded, Mapping)
-            or decoded.get("status") != "success"
-        ):
-            raise PrometheusUnavailableError(
-                f"Prometheus answered {answer.status_code}: {str(decoded)[:300]}", advice
-            )
-        return [_sample(row) for row in decoded["data"]["result"]]
+        except requests.RequestException as error:
+            return Answer(error=f"Prometheus did not answer: {error}")
+        try:
+            return read_answer(got.status_code, got.json())
+        except ValueError:
+            return read_answer(got.status_code, None)
 
     def stage_samples(self, service: str, rollout: str, stage: int) -> list[Sample]:
         """Every `sluice_*` series of one stage of one rollout of one service."""
@@ -84,13 +84,9 @@ class PrometheusHook(BaseHook):
         return PrometheusClient.from_connection(self.get_connection(self.prometheus_conn_id))
 
 
-def _sample(row: Mapping[str, Any]) -> Sample:
-    try:
-        value = float(row["value"][1])
-    except (KeyError, IndexError, TypeError, ValueError):
-        value = math.nan  # present and unreadable is not the same as absent
-    labels = {str(name): str(text) for name, text in row["metric"].items()}
-    return labels.pop("__name__", ""), labels, value
+def _sample(series: Series) -> Sample:
+    labels = dict(series.labels)
+    return labels.pop("__name__", ""), labels, series.value
 
 
 def _quoted(text: str) -> str:

@@ -64,7 +64,8 @@ class NameDatasetOperator(SluiceOperator):
 
     def run(self, context: Context) -> dict[str, Any]:
         store, label = open_store(), run_label(context["run_id"])
-        current = Calibrations(store).current(self.spec.service)
+        asked = self.spec.model_copy(update={"precisions": ("int8",)})  # whatever promotions ask for
+        current = Calibrations(store).serving(asked)
         folder = find_checkpoint(Path(self.spec.model.source), None)
         on = CalibratedOn(dataset=dataset_key(self.spec, label))
         release = Release(self.spec, publish_checkpoint(store, folder), Params(), on)
@@ -101,7 +102,12 @@ class WhetherMovedOperator(SluiceOperator, SkipMixin):
                 context, {"moved": {}, "why": "there was no calibration on recorded traffic yet"}
             )
         release = load_release(store, facts.document)
-        drift = store.get("drift", drift_key(release, facts.against)).facts
+        key = drift_key(release, facts.against)
+        drift = store.get("drift", key).facts
+        if not isinstance(drift.get("valid"), bool):
+            raise FatalError(
+                f"drift {key[:12]} says nothing of valid", "remove it from the store and clear the task drift"
+            )
         if drift["valid"] is not True:
             return self._go_on(context, {"moved": drift["moved"], "why": drift["why"]})
         worst = drift["worst"]

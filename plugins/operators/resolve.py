@@ -96,7 +96,7 @@ class ResolveOperator(BaseSensorOperator, SkipMixin):
         store = open_store()
         folder = find_checkpoint(Path(self.spec.model.source), params.checkpoint)
         digest = publish_checkpoint(store, folder)
-        release = Release(self.spec, digest, params, calibrated_on(store, self.spec.service))
+        release = Release(self.spec, digest, params, calibrated_on(store, params.apply(self.spec)))
         publish_release(store, release, folder.name)
         self.log.info("checkpoint %s (%s) makes release %s", folder, digest[:12], release.digest)
         return release
@@ -158,9 +158,13 @@ def _check_reviews(spec: ReleaseSpec, review: tuple[int | str, ...] | None) -> N
         )
 
 
-def calibrated_on(store: Store, service: str) -> CalibratedOn | None:
-    """The recorded dataset that was accepted last, and its ranges; None: the checkpoint's own samples calibrate."""
-    current = Calibrations(store).current(service)
+def calibrated_on(store: Store, spec: ReleaseSpec) -> CalibratedOn | None:
+    """The recorded dataset that was accepted last and serves this spec, and its ranges.
+
+    None: the checkpoint's own samples calibrate. So it is after a change of inputs, axes or sizes, until the DAG that
+    calibrates has run again.
+    """
+    current = Calibrations(store).serving(spec)
     return None if current is None else CalibratedOn(dataset=current.dataset, reuse=current.calibration)
 
 

@@ -24,6 +24,7 @@ from plugins.hooks.controller import (
     ControllerUnavailableError,
 )
 from plugins.hooks.prometheus import PrometheusClient
+from sluice.absolute import asks, looks, observed, stand_of, weighed
 from sluice.errors import RetryableError
 from sluice.evidence import from_samples
 from sluice.spec_policy import Policy
@@ -66,6 +67,7 @@ class GateTrigger(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         deadline, said, pause_s = datetime.fromisoformat(self.deadline), "", self.first_look_s
         gate: Gate | None = None
+        noticed = ""
         while True:
             await asyncio.sleep(pause_s)
             pause_s = self.poll_s
@@ -78,6 +80,10 @@ class GateTrigger(BaseTrigger):
             if look.reason != said:
                 said = look.reason
                 self.log.info("%s: %s", look.outcome.value, look.reason)
+            breached = observed(look.verdict.get("numbers") or {})
+            if bool(breached) != bool(noticed):
+                self.log.warning("observed: %s", breached or "no breach any more")
+            noticed = breached
             if look.outcome is not Outcome.HOLD:
                 yield TriggerEvent(look.to_event())
                 return
@@ -156,10 +162,14 @@ class Gate:
             return None
 
     def _prometheus_verdict(self, now: datetime) -> Verdict | str:
-        """What `judge` says of Prometheus' counts, or why it cannot say anything."""
+        """What `judge` says of Prometheus' counts, absolute gates beside them, or why it cannot say anything."""
         try:
             evidence = from_samples(self._prometheus.stage_samples(self._service, self._rollout, self._stage))
         except RetryableError as error:  # Prometheus away, or a sample missing, doubled or not a number
             return error.message
-        rules = stage_policy(self._policy.stages, self._policy.gates.no_harm_before, self._stage)
-        return judge(evidence, self._policy.gates, rules, now_s=now.timestamp())
+        gates, now_s = self._policy.gates, now.timestamp()
+        rules = stage_policy(self._policy.stages, gates.no_harm_before, self._stage)
+        stand = stand_of(evidence)
+        wanted = asks(gates.absolute, stand.service, (stand.candidate, stand.stable))
+        answers = {sent: self._prometheus.answer(sent.query) for sent in wanted}
+        return weighed(judge(evidence, gates, rules, now_s=now_s), looks(gates, answers, stand, now_s=now_s))

@@ -27,7 +27,7 @@ from serving.control.ledger import (
     find_run,
 )
 from serving.control.models import BeginRequest, RetreatRequest
-from serving.control.policy import Policy, parse_policy, refuse_blind_retry, stricter
+from serving.control.policy import Policy, parse_policy, refuse_blind_retry, stricter, unreadable_gates
 from serving.control.problems import ControlProblem, conflict
 from serving.control.rollouts import Parts, Rollouts, iso
 from serving.control.traffic import routing_policy
@@ -46,6 +46,8 @@ class RolloutBeginner:
         Raises ControlProblem: 422 for the policy; 409 active-rollout, turned-back, already-stable.
         """
         policy = parse_policy(request.policy)
+        if policy.gates.absolute and not self._p.gates.configured:
+            raise unreadable_gates(policy)
         running = self._to_supersede(request, policy)
         if running is not None:
             asked = RetreatRequest(

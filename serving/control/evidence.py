@@ -1,9 +1,9 @@
 """The controller's own evidence: entries in, verdicts out.
 
 Problem: the guard must be able to close a stage with nothing else running, and `open` must be refused without a
-pass that this process made from its own counts. Invariants: verdicts come from `sluice.verdict.judge` alone; what
-this module adds can only turn a pass into a hold (held by a person, not acknowledged by every gateway), never the
-other way round and never against a harm.
+pass that this process made from its own counts. Invariants: verdicts come from `sluice.verdict.judge` and, where the
+spec has absolute gates, from `sluice.absolute.weighed` beside it; what this module adds can only turn a pass into a
+hold (held by a person, not acknowledged by every gateway), never the other way round and never against a harm.
 """
 
 from __future__ import annotations
@@ -24,9 +24,11 @@ from serving.control.problems import ControlProblem
 from serving.control.traffic import Sight, Standing
 from serving.control.workloads import load_groups, workloads_for
 from serving.control.xds.interface import TrafficPlane
+from sluice.absolute import Ask, looks, stand_of, weighed
 from sluice.errors import FatalError
 from sluice.evidence import StageEvidence
 from sluice.hashline import HashLine
+from sluice.promql import Answer
 from sluice.spec_policy import Policy
 from sluice.stages import Pass, State
 from sluice.tally import Entry, like_load
@@ -50,9 +52,11 @@ class Evidence:
         capacity: Capacity,
         plane: Callable[[], TrafficPlane],
         now: Callable[[], datetime],
+        answers: Callable[[str], Mapping[Ask, Answer]],
         samples_per_s: float = SAMPLES_PER_S,
     ) -> None:
-        self._samples_per_s = samples_per_s
+        """answers: what Prometheus last said of a rollout, by its id."""
+        self._samples_per_s, self._answers = samples_per_s, answers
         self._ledger, self._capacity, self._plane, self._now = ledger, capacity, plane, now
         self._meters: dict[str, Meter] = {}
         self._books: dict[str, Book] = {}  # by service, of the rollout that runs
@@ -205,7 +209,9 @@ class Evidence:
             return hold(head, now, "no evidence yet: nothing is counted for this stage here")
         policy = Policy.from_json(head.policy)
         stage = stage_policy(policy.stages, policy.gates.no_harm_before, head.stage)
-        plain = judge(evidence, policy.gates, stage, now_s=now.timestamp()).to_json()
+        verdict = judge(evidence, policy.gates, stage, now_s=now.timestamp())
+        seen = looks(policy.gates, self._answers(head.id), stand_of(evidence), now_s=now.timestamp())
+        plain = weighed(verdict, seen).to_json()
         plain["numbers"] = json_ready(plain["numbers"])
         if plain["action"] == "pass" and (why := self._withheld(head, now)):
             return {**plain, "action": "hold", "reason": why}

@@ -18,6 +18,7 @@ from typing import Any, Final
 from serving.control.ledger import Head, find_latest
 from serving.control.problems import ControlProblem
 from serving.control.rollouts import LEASE, Parts, Retreat, Rollouts
+from sluice.absolute import observed
 from sluice.stages import State
 
 TICK_S: Final = 0.25
@@ -36,6 +37,7 @@ class Guard:
         self._p, self._rollouts = parts, rollouts
         self._task: asyncio.Task[None] | None = None
         self._told: dict[str, tuple[int | None, str]] = {}  # rollout -> stage and action last in the ledger
+        self._observed: dict[str, str] = {}  # rollout -> what its gates that only observe said last
         self._heads: list[Head] = []  # live ones, as of the last pass that could read the ledger
         self.errors = 0  # ticks in which something could not be judged; on /metrics
         self.last_tick: datetime | None = None
@@ -103,12 +105,19 @@ class Guard:
             retreat = Retreat(goal=State.TURNED_BACK, reason=verdict["reason"], by=BY, verdict=verdict)
             await self._rollouts.close(head.id, retreat, wait_s=WAIT_S)
             return
+        self._say(head.id, observed(verdict["numbers"]))
         now = (head.stage, verdict["action"])
         # a new stage starts as a hold; after a restart the ledger's last verdict is what was told
         told = self._told.get(head.id, (head.stage, (head.verdict or {}).get("action", "hold")))
         if now != (told if told[0] == head.stage else (head.stage, "hold")):
             self._rollouts.note_verdict(head, verdict)
         self._told[head.id] = now
+
+    def _say(self, rollout: str, told: str) -> None:
+        """A line when it changes: at four passes a second a value that moves would be a flood."""
+        if bool(told) != bool(self._observed.get(rollout)):
+            _log.warning("rollout %s: %s", rollout, told or "what was observed is over")
+        self._observed[rollout] = told
 
     async def _lease(self, head: Head) -> None:
         """Nobody renewed the rollout: its run died. What follows is the policy's choice.

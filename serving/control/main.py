@@ -27,6 +27,7 @@ from serving.control.beginning import RolloutBeginner
 from serving.control.book import SAMPLES_PER_S
 from serving.control.capacity import Capacity
 from serving.control.evidence import Evidence
+from serving.control.gates import CHECK_WAIT_S, POLL_S, GateReader
 from serving.control.guard import Guard
 from serving.control.ledger import Ledger, find_latest
 from serving.control.metrics import registry
@@ -55,11 +56,15 @@ class Controller:
         ledger: str,
         kubeconfig: Path | None,
         namespace: str,
+        prometheus: str | None = None,
         samples_per_s: float = SAMPLES_PER_S,
         ack_wait_s: float = ACK_WAIT_S,
         capacity_wait_s: float = CAPACITY_WAIT_S,
+        check_wait_s: float = CHECK_WAIT_S,
+        gate_poll_s: float = POLL_S,
     ) -> None:
         self.ledger = Ledger(ledger)
+        self.gates = GateReader(prometheus, ledger=self.ledger, now=utc_now, poll_s=gate_poll_s)
         self.plane = Gateways(on_entries=self._entries, on_gateways=self._gateways_changed)
         self.capacity = Capacity(
             kubeconfig=kubeconfig, namespace=namespace, on_change=self._addresses_changed
@@ -69,6 +74,7 @@ class Controller:
             capacity=self.capacity,
             plane=lambda: self.plane,
             now=utc_now,
+            answers=self.gates.answers,
             samples_per_s=samples_per_s,
         )
         self.world = World(
@@ -79,8 +85,10 @@ class Controller:
             world=self.world,
             evidence=self.evidence,
             capacity=self.capacity,
+            gates=self.gates,
             ack_wait_s=ack_wait_s,
             capacity_wait_s=capacity_wait_s,
+            check_wait_s=check_wait_s,
         )
         self.commands = _commands(parts)
 
@@ -103,6 +111,8 @@ class Controller:
             await self.world.start()
             stack.push_async_callback(self.plane.stop)
             port = await self.plane.start(host, xds_port)
+            stack.push_async_callback(self.gates.stop)
+            await self.gates.start()
             stack.push_async_callback(self.commands.guard.stop)
             await self.commands.guard.start()
             yield port
@@ -174,6 +184,7 @@ async def serve(args: argparse.Namespace, token: str) -> None:
         ledger=args.ledger,
         kubeconfig=args.kubeconfig,
         namespace=args.namespace,
+        prometheus=args.prometheus,
         samples_per_s=args.samples_per_s,
     )
 
@@ -212,6 +223,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _http_url(text: str) -> str:
+    if not text.startswith(("http://", "https://")):
+        raise argparse.ArgumentTypeError(f"{text!r} is no address: write http://host:port")
+    return text
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m serving.control", description="Sluice's rollout controller."
@@ -228,6 +245,12 @@ def _parser() -> argparse.ArgumentParser:
         "--namespace",
         default=os.environ.get("SLUICE_NAMESPACE", "default"),
         help="Kubernetes namespace of the workloads",
+    )
+    parser.add_argument(
+        "--prometheus",
+        type=_http_url,
+        default=None,
+        help="http://host:port that gates.absolute are read from; without it a rollout that has some is refused",
     )
     parser.add_argument(
         "--samples-per-s",

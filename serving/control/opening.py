@@ -1,8 +1,9 @@
 """Opening a stage: the only way in which traffic rises.
 
-Order: may it open (the controller's own fresh pass) -> the candidate has the replicas -> may it still open -> ledger
--> gateways -> acknowledged by every one. A call that dies at any point is repeated and goes on from there: a stage
-that is open already is not opened a second time, its acknowledgement is waited for again.
+Order: may it open (the controller's own fresh pass; before the first stage: the absolute gates are alive) -> the
+candidate has the replicas -> may it still open -> ledger -> gateways -> acknowledged by every one. A call that dies at
+any point is repeated and goes on from there: a stage that is open already is not opened a second time, its
+acknowledgement is waited for again.
 """
 
 from __future__ import annotations
@@ -10,17 +11,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from serving.control.capacity import static_addresses, wanted_replicas
 from serving.control.evidence import as_pass, held_text, hold, no_fresh_pass
 from serving.control.ledger import Head
 from serving.control.models import OpenRequest
 from serving.control.problems import ControlProblem, ended
-from serving.control.rollouts import Parts, Rollouts, gateways_problem, iso
+from serving.control.rollouts import Parts, Retreat, Rollouts, gateways_problem, iso
 from serving.control.workloads import workload_for, workloads_for
 from sluice import stages
+from sluice.gate_check import Life
 from sluice.stages import Action, Opening, State
+
+GATE_CHECK: Final = "gate check"  # `by` of a rollout that ended before it had traffic
+RETRY_S: Final = 5
 
 
 class StageOpener:
@@ -32,10 +37,12 @@ class StageOpener:
     async def open(self, rollout: str, request: OpenRequest) -> Head:
         """Open a stage. Returns once every gateway acknowledged; the open stage again changes nothing.
 
-        Raises ControlProblem 404; 409 stale-epoch, ended, wrong-stage, no-candidate, no-fresh-pass; 503 capacity,
-        gateways.
+        Raises ControlProblem 404; 409 stale-epoch, ended, wrong-stage, no-candidate, no-fresh-pass, gate-not-alive;
+        503 capacity, gateways, gate-check.
         """
         head, verdict = self._may(rollout, request)
+        if head.stage is None:
+            await self._alive(head)
         if head.stage != request.stage:
             await self._p.capacity.provide(self._needs(head, request.stage), self._p.capacity_wait_s)
             head, verdict = self._may(rollout, request)  # pods took their time: the pass must still stand
@@ -71,6 +78,26 @@ class StageOpener:
         if head.held is not None:  # before the first stage, where there is no verdict that could say so
             raise no_fresh_pass(head, hold(head, self._p.now(), held_text(head.held)))
         return head, verdict
+
+    async def _alive(self, head: Head) -> None:
+        """Before the first stage: every absolute gate reads stable and sees what is bad, or there is no traffic.
+
+        A gate that somebody has to correct ends the rollout, whose policy is what is wrong; what time may mend
+        is asked again at the next call.
+        """
+        if not head.policy["gates"].get("absolute"):
+            return
+        troubles = await self._p.gates.check(head, self._p.check_wait_s)
+        dead = " | ".join(row.reason for row in troubles if row.life is Life.DEAD)
+        if dead:
+            await self._rollouts.close(head.id, Retreat(goal=State.REJECTED, reason=dead, by=GATE_CHECK))
+            raise _refused(
+                head, "gate-not-alive", dead, "correct gates.absolute in the spec and start a new run"
+            )
+        if troubles:
+            message = f"rollout {head.id}: {' | '.join(row.reason for row in troubles)}"
+            step = "nothing is open; the gates are checked again at the next call"
+            raise ControlProblem(503, "gate-check", message, step, retry_after_s=RETRY_S)
 
     def _needs(self, head: Head, stage: int) -> dict[str, int]:
         """Replicas by deployment for the share of `stage`: of every architecture that the deployment serves."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from serving.control.http import invalid
+from serving.control.problems import ControlProblem
 from sluice.errors import PolicyError
 from sluice.spec_policy import Policy
 
@@ -31,6 +32,13 @@ def refuse_blind_retry(policy: Policy) -> None:
             "before the first stage: put a smaller stage before it"
         )
         raise invalid([{"path": "policy.stages.0.percent", "value": percent, "message": message}])
+
+
+def unreadable_gates(policy: Policy) -> ControlProblem:
+    """422: gates that nobody here could read would hold for ever, or be forgotten."""
+    names = [gate.name for gate in policy.gates.absolute]
+    message = "this controller was started without --prometheus and cannot read them: start it with, or take them out"
+    return invalid([{"path": "policy.gates.absolute", "value": ", ".join(names), "message": message}])
 
 
 def stricter(policy: Policy, *, tries: int) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from serving.control.capacity import Capacity
 from serving.control.evidence import Evidence
+from serving.control.gates import CHECK_WAIT_S, GateReader
 from serving.control.ledger import (
     Decision,
     Head,
@@ -59,8 +60,10 @@ class Parts:
     world: World
     evidence: Evidence
     capacity: Capacity
+    gates: GateReader
     ack_wait_s: float = ACK_WAIT_S
     capacity_wait_s: float = CAPACITY_WAIT_S
+    check_wait_s: float = CHECK_WAIT_S
     now: Callable[[], datetime] = utc_now
     new_salt: Callable[[], str] = lambda: secrets.token_hex(8)
 

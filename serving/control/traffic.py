@@ -3,8 +3,7 @@
 Invariants: the candidate's weight is that of the stage in the ledger while the rollout runs, and 0 in every other
 case, so that an ended rollout cannot keep traffic. While there is a stable version, a rollout changes nothing for the
 users outside its stage: path, user header, timeout, time to live and what is recorded are those that stable was
-promoted with, and the
-architectures' shares are the rollout's own only from its first opening to its end.
+promoted with, and the architectures' shares are the rollout's own only from its first opening to its end.
 A retreat is at first a change of weights alone (`lowering`): the slices stay on the line with weight 0 until the next
 rollout begins; the label by which testers reach the candidate, and its shares, go when the weights have gone.
 An architecture for which a version has no workload is served by the version's first one; who is on which part of

@@ -10,22 +10,23 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import sys
 import traceback
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import uvloop
 
+from artifacts.recorded import RecordingError
 from serving.recorder.days import DAYS_HELD, Days
 from serving.recorder.intake import Intake, hook_of, sample_bytes
 from serving.recorder.metrics import Metrics
 from serving.recorder.secret import alone_in, salt_of
 from serving.recorder.service import Recorded, Service
 from serving.runtime.connection import Connection
+from serving.runtime.listening import bound
 from serving.runtime.service import State
 from sluice.errors import EXIT_FATAL, FatalError, RetryableError, SluiceError
 from sluice.spec import ReleaseSpec, parse_spec
@@ -87,8 +88,7 @@ class _App:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         for one in self._recorded:
-            if rows := one.days.resume(_now().date()):
-                print(f"{one.days.service}: goes on with today's file, {rows} distinct inputs", flush=True)
+            _resume(one.days, _now().date())
         listener = await self._listen()
         host, port = listener.sockets[0].getsockname()[:2]
         print(f"listening: http://{host}:{port}", flush=True)
@@ -143,19 +143,22 @@ class _App:
 
     async def _listen(self) -> asyncio.Server:
         args = self._args
-        family = socket.AF_INET6 if ":" in args.host else socket.AF_INET
-        try:
-            listening = socket.create_server((args.host, args.port), family=family, backlog=BACKLOG)
-        except OSError as error:
-            raise RetryableError(
-                f"--host {args.host} --port {args.port} cannot be bound ({error.strerror or error})",
-                "free the address or name another one",
-            ) from error
         return await asyncio.get_running_loop().create_server(
             lambda: _Bounded(self._service, self._connections, args.max_body_bytes),
-            sock=listening,
+            sock=bound(args.host, args.port, backlog=BACKLOG),
             backlog=BACKLOG,
         )
+
+
+def _resume(days: Days, today: date) -> None:
+    """A file that no longer fits the spec costs what it held, and not the rest of the day."""
+    try:
+        rows = days.resume(today)
+    except RecordingError as error:
+        print(f"{error.message}; set aside as {days.set_aside(today)}", file=sys.stderr, flush=True)
+        return
+    if rows:
+        print(f"{days.service}: goes on with today's file, {rows} distinct inputs", flush=True)
 
 
 def _now() -> datetime:
@@ -167,8 +170,11 @@ def _spec(path: Path) -> ReleaseSpec:
         spec = parse_spec(path.read_text(), os.environ)
     except OSError as error:
         raise FatalError(f"--spec {path} cannot be read ({error.strerror})", "name a release spec") from error
-    if spec.recording is None:
-        raise FatalError(f"--spec {path} has no section recording", "write one, or leave this spec out")
+    if spec.recording is None or spec.recording.recorder is None:
+        raise FatalError(
+            f"--spec {path} has no recording.recorder, so nothing is copied to one",
+            "write recording.percent and recording.recorder, or leave this spec out",
+        )
     return spec
 
 

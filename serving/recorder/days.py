@@ -53,6 +53,13 @@ class Days:
             taken += 1
         return taken
 
+    def set_aside(self, day: date) -> Path:
+        """Rename that day's file so that no reader takes it, and the day begins anew; where it lies now."""
+        path = self._path(day)
+        aside = path.with_name(f".{path.name}.unreadable")
+        path.replace(aside)
+        return aside
+
     def resume(self, day: date) -> int:
         """Read that day's file back; return its rows, 0 without one. Raises RecordingError."""
         path = self._path(day)
@@ -100,8 +107,8 @@ class Days:
         """Delete the files whose days are over `retention_days` ago; return them. Raises OSError."""
         gone = []
         for path in self.folder.glob("*.parquet"):
-            named = _DAY_FILE.fullmatch(path.name)
-            if named and date.fromisoformat(named[1]) < today - timedelta(days=self._rules.retention_days):
+            day = _day_of(path)
+            if day is not None and day < today - timedelta(days=self._rules.retention_days):
                 path.unlink(missing_ok=True)
                 gone.append(path)
         return gone
@@ -109,7 +116,8 @@ class Days:
     def wrote(self, draft: Draft, today: date) -> None:
         """Its file is there; the samples of a day that is over leave memory."""
         self._written[draft.day] = draft.recording.seen
-        if draft.day < today:
+        held = self._days.get(draft.day)
+        if draft.day < today and held is not None and held.seen == draft.recording.seen:
             self._drop(draft.day)
 
     def _drop(self, day: date) -> None:
@@ -125,3 +133,12 @@ class Days:
 
     def _path(self, day: date) -> Path:
         return self.folder / f"{day.isoformat()}.parquet"
+
+
+def _day_of(path: Path) -> date | None:
+    """None for a file that is no day's."""
+    named = _DAY_FILE.fullmatch(path.name)
+    try:
+        return date.fromisoformat(named[1]) if named else None
+    except ValueError:  # such as the thirtieth of February
+        return None

@@ -13,7 +13,6 @@ import asyncio
 import gc
 import logging
 import signal
-import socket
 import sys
 import traceback
 from collections.abc import Sequence
@@ -28,10 +27,11 @@ from serving.runtime.batcher import Batcher
 from serving.runtime.connection import Connection
 from serving.runtime.device import usable_cpus
 from serving.runtime.engine import Engine, open_engine
+from serving.runtime.listening import bound
 from serving.runtime.metrics import Metrics
 from serving.runtime.service import Service, State
 from serving.runtime.shapes import model_of
-from sluice.errors import EXIT_FATAL, RetryableError, SluiceError
+from sluice.errors import EXIT_FATAL, SluiceError
 
 MAX_BODY_BYTES: Final = 16 * 1024 * 1024
 FINISH_S: Final = 20.0  # the longest the drain waits for accepted requests; Kubernetes kills after 30 s
@@ -111,18 +111,9 @@ class _Server:
 
     async def _listen(self, service: Service) -> asyncio.Server:
         args = self._args
-        family = socket.AF_INET6 if ":" in args.host else socket.AF_INET
-        try:
-            # A socket of our own: given a name, the loop would start four threads to look it up.
-            listening = socket.create_server((args.host, args.port), family=family, backlog=BACKLOG)
-        except OSError as error:
-            raise RetryableError(
-                f"--host {args.host} --port {args.port} cannot be bound ({error.strerror or error})",
-                "free the address or name another one",
-            ) from error
         return await asyncio.get_running_loop().create_server(
             lambda: Connection(service, self._connections, args.max_body_bytes),
-            sock=listening,
+            sock=bound(args.host, args.port, backlog=BACKLOG),
             backlog=BACKLOG,
         )
 

@@ -325,7 +325,19 @@ def test_the_whole_way_runs_on_a_small_model_and_is_not_done_twice(tmp_path, cap
     monkeypatch.setattr(cli, "ONCE", (ORT_STRIDED,))
     model = write_model(tmp_path / "model.onnx")
     # 40 texts: calibration judges its own candidates on 32 of them.
-    argv = ["--json", "--onnx", str(model), "--seeds", "3", "--texts", "40", "--held-out", "50"]
+    argv = [
+        "--json",
+        "--only",
+        "splits",
+        "--onnx",
+        str(model),
+        "--seeds",
+        "3",
+        "--texts",
+        "40",
+        "--held-out",
+        "50",
+    ]
     argv += ["--out", str(tmp_path / "out"), "--threads", "1"]
     assert cli.main(argv) == 0, "a small run decides nothing, so it misses nothing"
     made = json.loads(capsys.readouterr().out)

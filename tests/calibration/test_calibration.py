@@ -10,14 +10,15 @@ from onnx import TensorProto, helper, numpy_helper
 
 from calibration.candidates import calibrate_release
 from calibration.emit import activation_scale, signed_scale, weighted_operators
-from calibration.ranges import BINS, CalibrationError, Histogram, collect, find_range, saturated
+from calibration.passes import CalibrationError
+from calibration.ranges import BINS, PERCENTILES, Histogram, collect, find_range, find_ranges, saturated
 from calibration.samples import dataset_sha256
 from sluice.errors import FatalError
 from sluice.model_inputs import TooFewSamplesError
 from sluice.signature import TensorSpec
+from sluice.spec_types import METHODS
 from tests.build_images.support import publish_onnx, released, write_checkpoint
 
-METHODS = ("minmax", "percentile", "mse", "entropy")
 X = TensorSpec(name="x", dtype="float32", dims=("batch", "rows", 8))
 
 
@@ -75,15 +76,30 @@ def test_the_histogram_is_that_of_the_values(tmp_path):
     assert abs(np.cumsum(got.counts) - np.cumsum(histogram_of(values).counts)).max() <= 2  # values on an edge
 
 
-def test_percentile_cuts_its_share_and_minmax_cuts_nothing():
+def test_each_percentile_cuts_its_share_and_minmax_cuts_nothing():
     values = np.random.default_rng(2).standard_t(3, size=2_000_000)
     histogram = histogram_of(values)
     assert find_range(histogram, "minmax") == (values.min(), values.max())
-    low, high = find_range(histogram, "percentile")
     width = (histogram.high - histogram.low) / BINS
-    assert low == pytest.approx(np.percentile(values, 0.0005), abs=2 * width)
-    assert high == pytest.approx(np.percentile(values, 99.9995), abs=2 * width)
-    assert saturated(histogram, low, high) <= 1.1e-5
+    for name, percent in PERCENTILES.items():
+        low, high = find_range(histogram, name)
+        share = 1 - percent / 100
+        assert low == pytest.approx(np.quantile(values, share / 2), abs=2 * width)
+        assert high == pytest.approx(np.quantile(values, 1 - share / 2), abs=2 * width)
+        assert saturated(histogram, low, high) <= 1.1 * share
+
+
+def test_the_percentile_without_a_number_is_what_specs_have_always_meant_by_it():
+    assert PERCENTILES == {"percentile": 99.999, "percentile_99_99": 99.99, "percentile_99_9": 99.9}
+
+
+def test_one_pair_of_passes_gives_the_ranges_of_every_method_of_a_spec():
+    histogram = histogram_of(np.random.default_rng(2).standard_t(3, size=2_000_000))
+    found = find_ranges({"x": histogram}, METHODS)
+    assert {name: of_tensor["x"] for name, of_tensor in found.items()} == {
+        name: find_range(histogram, name) for name in METHODS
+    }
+    assert len({of_tensor["x"] for of_tensor in found.values()}) == len(METHODS)
 
 
 @pytest.mark.parametrize("method", ["mse", "entropy"])
@@ -106,7 +122,7 @@ def test_every_range_contains_zero_and_zero_is_exact():
 
 
 def test_unknown_methods_name_those_there_are():
-    with pytest.raises(CalibrationError, match="choose from minmax, percentile, mse, entropy"):
+    with pytest.raises(CalibrationError, match=f"choose from {', '.join(METHODS)}"):
         find_range(histogram_of(np.ones(3)), "magic")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import onnx
 import pytest
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from artifacts.store import ArtifactMissingError, Store
 from calibration.__main__ import main
@@ -18,6 +18,7 @@ from calibration.cache import CalibrationCache
 from calibration.moved import compare_release
 from calibration.reuse import read_cache
 from sluice.release import CalibratedOn, Release, drift_key
+from tests.build_images.support import publish_onnx
 from tests.calibration.recorded import DATASET, OTHER_DATASET, PARTS, rows, town, write_log
 from tests.calibration.test_calibration import model_of
 
@@ -135,3 +136,20 @@ def test_a_calibration_that_is_gone_is_an_error_and_not_a_first_one(tmp_path: Pa
     with pytest.raises(ArtifactMissingError, match="ffffffffffff"):
         compare_release(store, second, "f" * 64)
     assert call(store, second, "calibrate") == 3
+
+
+def test_a_model_that_was_trained_again_is_not_traffic_that_moved(tmp_path: Path) -> None:
+    """Traffic is compared on the weights that the ranges were found on, while those are there."""
+    store, first = calibrated(tmp_path)
+    write_log(store, rows(400, seed=2))
+    again = replace(first, checkpoint_sha256="7" * 64, calibrated_on=CalibratedOn(dataset=OTHER_DATASET))
+    model = model_of()
+    for tensor in model.graph.initializer:
+        tensor.CopyFrom(numpy_helper.from_array(2 * numpy_helper.to_array(tensor), tensor.name))
+    onnx.save(model, tmp_path / "again.onnx")
+    publish_onnx(store, again, tmp_path / "again.onnx")
+    assert call(store, again, "gather") == 0
+    assert compare_release(store, again, first.keys.calibration).facts["valid"] is True
+    reusing = replace(again, calibrated_on=CalibratedOn(dataset=OTHER_DATASET, reuse=first.keys.calibration))
+    assert call(store, reusing, "calibrate") == 0  # its own activations are others: its ranges are its own
+    assert report_of(store, reusing)["ranges_of"]["reused"] is False

@@ -25,7 +25,7 @@ from plugins.operators.calibrate import (
 from plugins.operators.resolve import calibrated_on
 from plugins.settings import Addresses
 from sluice.errors import SpecError
-from sluice.release import CalibratedOn, Release, drift_key
+from sluice.release import CalibratedOn, Release, dataset_rules, drift_key
 from tests.plugins.airflow_run import AirflowRun
 from tests.plugins.runtime import Ti, context
 from tests.sluice.specs import parse
@@ -36,6 +36,9 @@ EARLIER, DATASET = "c" * 64, "d" * 64
 
 def spec_of(**changes: Any) -> Any:
     return parse({"recording": RECORDING, **changes})
+
+
+INT8 = spec_of(precisions=["fp32", "int8"])
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +119,7 @@ def test_a_run_names_its_dataset_and_what_it_is_compared_with(store: Store, tmp_
     facts = ti.xcoms["resolve", "return_value"]
     assert release.calibrated_on == CalibratedOn(dataset=facts["dataset"])
     assert facts["against"] is None
-    publish(store, "dataset", DATASET)
+    publish(store, "dataset", DATASET, passed=True, rules=dataset_rules(spec_of()))
     publish(store, "calibration", EARLIER)
     Calibrations(store).accept("tiny", Accepted(dataset=DATASET, calibration=EARLIER))
     again, _ = named(store, tmp_path)
@@ -171,7 +174,7 @@ def test_no_comparison_is_not_no_drift(store: Store, tmp_path: Path, missing: st
     ti.xcoms["resolve", "return_value"]["against"] = EARLIER
     if missing == "verdict":
         publish(store, "drift", drift_key(release, EARLIER), why="")
-    with pytest.raises((AirflowFailException, KeyError)):
+    with pytest.raises(AirflowFailException, match=r"no drift|says nothing of valid"):
         WhetherMovedOperator(task_id="moved").execute(context(ti))
 
 
@@ -186,13 +189,13 @@ def test_an_accepted_calibration_is_what_promotions_use_from_then_on_and_an_even
     ti, release = named(store, tmp_path)
     ti.xcoms["moved", "why"] = {"moved": {"h": 0.2}, "why": "1 tensors moved"}
     facts = ti.xcoms["resolve", "return_value"]
-    publish(store, "dataset", facts["dataset"], passed=True)
+    publish(store, "dataset", facts["dataset"], passed=True, rules=dataset_rules(release.spec))
     publish(store, "calibration", release.keys.calibration)
-    assert calibrated_on(store, "tiny") is None
+    assert calibrated_on(store, INT8) is None
     asset, events = moved_asset("tiny"), Events()
     operator = AcceptCalibrationOperator(task_id="accept", outlets=[asset])
     operator.execute({**context(ti), "outlet_events": events})
-    assert calibrated_on(store, "tiny") == CalibratedOn(
+    assert calibrated_on(store, INT8) == CalibratedOn(
         dataset=facts["dataset"], reuse=release.keys.calibration
     )
     assert events[asset].extra["moved"] == {"h": 0.2}
@@ -204,7 +207,7 @@ def test_what_is_not_in_the_store_is_never_accepted(store: Store, tmp_path: Path
     operator = AcceptCalibrationOperator(task_id="accept", outlets=[moved_asset("tiny")])
     with pytest.raises(AirflowFailException, match="no calibration"):
         operator.execute({**context(ti), "outlet_events": Events()})
-    assert calibrated_on(store, "tiny") is None
+    assert calibrated_on(store, INT8) is None
 
 
 def test_a_run_in_which_nothing_moved_is_green_for_airflow(scheduled: Any) -> None:

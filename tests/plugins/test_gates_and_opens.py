@@ -95,7 +95,7 @@ def test_harm_is_not_waited_for(run, controller):
         open_50().execute(context(run))
 
 
-@pytest.mark.parametrize("code", ["ended", "wrong-stage", "stale-epoch"])
+@pytest.mark.parametrize("code", ["ended", "wrong-stage", "stale-epoch", "gate-not-alive"])
 def test_a_conflict_fails_for_good(run, controller, code):
     run.xcoms["review_50", "response"] = answered("Approve", "ada")
     controller.answers[OPEN] = (409, refusal(code, "not yours"))

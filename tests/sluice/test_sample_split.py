@@ -86,13 +86,18 @@ def test_too_few_inputs_name_the_field_and_both_numbers() -> None:
     assert "calibration.samples" in caught.value.next_step
 
 
-@pytest.mark.parametrize("there", [0, 1])
-def test_an_empty_stratum_of_the_traffic_is_an_error_that_names_it(there: int) -> None:
+def test_an_empty_stratum_of_the_traffic_is_an_error_that_names_it() -> None:
     seen = dict(zip(STRATA, (9000, 1000), strict=False))
-    with pytest.raises(
-        SplitError, match=rf"medium-rare has 1000 of 10000 requests, and {there} of its inputs"
-    ):
-        split(kept(500, there), seen, calibrate=100, held_out=50, least=1)
+    with pytest.raises(SplitError, match="medium-rare has 1000 of 10000 requests, and none of its inputs"):
+        split(kept(500, 0), seen, calibrate=100, held_out=50, least=1)
+
+
+def test_one_input_that_is_sent_all_the_time_calibrates_and_judges_nothing() -> None:
+    """A probe that asks for the same text every second is half of a quiet service's traffic."""
+    seen = dict(zip(STRATA, (5000, 5000), strict=False))
+    found = split(kept(500, 1), seen, calibrate=100, held_out=50, least=1)
+    assert "medium-rare-0000" in found.calibrate
+    assert not any(one.startswith("medium-rare") for one in found.held_out)
 
 
 def test_a_stratum_below_one_percent_may_be_missing() -> None:

@@ -14,7 +14,7 @@ from serving.control.capacity import Address
 from serving.control.evidence import line_of
 from serving.control.ledger import Head
 from serving.control.traffic import NOBODY, Sight, Standing, hash_line, service_traffic
-from serving.control.xds.interface import ServiceTraffic
+from serving.control.xds.interface import Endpoint, Mirror, ServiceTraffic
 from sluice.spec_policy import Policy
 from tests.serving.control.parts import policy
 
@@ -62,6 +62,7 @@ STABLE = version("1", "a0", "a1")
 
 # what a new release may wish to change, all of it other than stable's
 WISHES = {
+    "recording": {"percent": 5, "recorder": "http://new.test:9"},
     "traffic": {"prefix": "/v2/other", "uid_header": "x-tenant", "timeout_s": 1},
     "gateway_lost": {"ttl_s": 3},
     "targets": [{"arch": "a1", "share": 0.75, "replicas": 2}, {"arch": "a2", "share": 0.25, "replicas": 2}],
@@ -252,3 +253,24 @@ def test_every_line_is_whole_and_stable_first_choice_without_a_uid(share: int, s
     assert sum(piece.weight for piece in built.line if piece.arch == "a0") == share * 100
     assert all("_v1_" in cluster for cluster, _ in built.stable_fallback)
     assert abs(built.candidate_weight / 100 - made.percent) < 0.01
+
+
+# --- copies for the recorder ---------------------------------------------------------------------
+
+RECORDED = {"recording": {"percent": 2.5, "recorder": "http://recorder.test:8000"}}
+
+
+def test_what_is_recorded_is_what_stable_was_promoted_with():
+    """A candidate's wish waits for its promotion, as its path does."""
+    policy_of_stable = Policy.from_json(policy(**RECORDED)).to_dict()
+    running = head(0, policy=WISHED, opened=OPENED)
+    standing = Standing(service="m", salt="s", policy=policy_of_stable, stable=STABLE, head=running)
+    made = service_traffic(standing, lambda _: (), Sight())
+    assert made is not None
+    assert made.mirror == Mirror(percent=2.5, recorder=Endpoint(host="recorder.test", port=8000))
+
+
+def test_a_policy_stored_before_there_were_recorders_mirrors_nothing():
+    made = traffic(None, STABLE)
+    assert made is not None
+    assert made.mirror is None

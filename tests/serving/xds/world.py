@@ -46,7 +46,7 @@ async def _head(reader: asyncio.StreamReader) -> tuple[str, dict[str, str]]:
 
 
 class Client:
-    """One keep-alive connection to the gateway; `get` raises on anything but a whole answer."""
+    """One keep-alive connection to the gateway; `get` and `post` raise on anything but a whole answer."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -59,10 +59,17 @@ class Client:
         self._writer.close()
 
     async def get(self, path: str = "/infer", headers: Mapping[str, str | bytes] | None = None) -> Answer:
-        lines = [f"GET {PREFIX}{path} HTTP/1.1".encode(), b"host: test"]
-        for name, value in (headers or {}).items():
+        return await self._ask(f"GET {PREFIX}{path} HTTP/1.1".encode(), headers or {})
+
+    async def post(self, path: str, body: bytes, headers: Mapping[str, str | bytes] | None = None) -> Answer:
+        length = {"content-length": str(len(body))}
+        return await self._ask(f"POST {PREFIX}{path} HTTP/1.1".encode(), {**(headers or {}), **length}, body)
+
+    async def _ask(self, first_line: bytes, headers: Mapping[str, str | bytes], body: bytes = b"") -> Answer:
+        lines = [first_line, b"host: test"]
+        for name, value in headers.items():
             lines.append(name.encode() + b": " + (value if isinstance(value, bytes) else value.encode()))
-        self._writer.write(b"\r\n".join([*lines, b"", b""]))
+        self._writer.write(b"\r\n".join([*lines, b"", body]))
         first, got = await _head(self._reader)
         body = await self._reader.readexactly(int(got.get("content-length", 0)))
         return Answer(status=int(first.split()[1]), headers=got, body=body.decode())
@@ -94,6 +101,7 @@ class Upstream:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             while True:
                 first, headers = await _head(reader)
+                await reader.readexactly(int(headers.get("content-length", 0)))
                 self.arrivals.append(time.perf_counter())
                 path = first.split()[1].removeprefix(PREFIX)
                 if path == "/hang":
@@ -195,6 +203,21 @@ class World:
             "stable_fallback": tuple((f"v1-{arch}", size) for arch, size in ARCHS.items()),
         }
         return TrafficState(services=(ServiceTraffic(**(fields | changes)),))
+
+    async def infer(
+        self, bodies: list[bytes], headers: Mapping[str, str | bytes] | None = None, connections: int = 4
+    ) -> list[Answer]:
+        """Send inference requests over some connections; answers in the order of the bodies."""
+        answers: dict[int, Answer] = {}
+        left = iter(enumerate(bodies))
+
+        async def one() -> None:
+            async with Client(self.gateway_port) as client:
+                for index, body in left:
+                    answers[index] = await client.post("/infer", body, headers)
+
+        await asyncio.gather(*(one() for _ in range(connections)))
+        return [answers[index] for index in range(len(bodies))]
 
     async def put(self, percent: float, **changes: object) -> int:
         """Apply and wait until the gateway follows."""
