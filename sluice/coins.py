@@ -14,7 +14,8 @@ Harm. The product of ratios of one process is a martingale for each odds ratio (
 own filtration. Start times depend on how many users had events, not on who serves them, so they are fixed under
 the null. alpha is dealt to kinds and processes with weights that sum to at most 1 and *any* process above its
 own log(1/(alpha w_kind w_j)) is harm: Ville for each, union bound over all, no independence needed. j counts
-over the whole rollout, so the bound is for the whole rollout however many stages and epochs it has.
+over the whole rollout, so the bound is for the whole rollout however many stages and epochs it has. Number 0 goes on
+over all stages (`numbering`): its coins of the stages before are rows like any others, each with its own bias.
 
 No harm shown. The candidate's events are kept with probability 1/rho0, stable's all. If the candidate were
 rho0 times worse, kept events would be assigned by the hash alone: the same coins, now with odds below 1,

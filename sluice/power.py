@@ -8,9 +8,8 @@ has one request or more, so a version that fails 5 % of *requests* is seen at le
 
 The computation is exact in the candidate's part: with n candidate users the number of heads is Bin(n, rate);
 tails are set to their mean, n (1-w)/w times stable's rate; the floor is the least n (found by bisection; it is
-exact without stable events) for which P(heads reach the bar) >= POWER. A rate above EPOCH_SHARE stands for users
-who all had an event sooner or later; each process counts no more than about that share of the active users before
-it hands over, so that is the most that a process' rate amounts to.
+exact without stable events) for which P(heads reach the bar) >= POWER. A rate above MOST_RATE stands for users
+who all had an event sooner or later: ten times as many have none, so that is the most that is asked for.
 """
 
 from collections.abc import Callable
@@ -21,11 +20,11 @@ from typing import Final
 from scipy.special import bdtrc
 
 from sluice.evalues import bernoulli_log_e, coin_log_e
-from sluice.processes import EPOCH_SHARE
 
 POWER: Final = 0.9
 WORSE: Final = 10.0  # times stable's rate
 AT_LEAST: Final = 0.05
+MOST_RATE: Final = 0.1
 MOST_USERS: Final = 10_000_000
 
 
@@ -35,7 +34,7 @@ def stage_floor(share: float, stable_rate: float, level: float, odds: tuple[floa
     share: of the hash line, in (0, 1). stable_rate: users with an event among stable's, 0 to 1; rounded up to two
     digits, so that results can be kept. level: what the log e-value must reach.
     """
-    return _stage_floor(share, min(_rounded_up(stable_rate), EPOCH_SHARE), round(level, 3), odds)
+    return _stage_floor(share, min(_rounded_up(stable_rate), MOST_RATE), round(level, 3), odds)
 
 
 @lru_cache(maxsize=512)
@@ -49,7 +48,7 @@ def watch_floor(limit: float, level: float, rates: tuple[float, ...]) -> int | N
     return _least_users(worse, reached)
 
 
-@lru_cache(maxsize=2048)
+@lru_cache(maxsize=16_384)
 def _stage_floor(share: float, rate: float, level: float, odds: tuple[float, ...]) -> int | None:
     worse = min(max(WORSE * rate, AT_LEAST), 1.0)
     tails_per_user = rate * (1 - share) / share

@@ -4,7 +4,7 @@ Problem: counted once per stage, busy users soon have all had an event, and a fa
 invisible. So new processes start within the stage ("epochs"), each counting a user's first event since its own
 start.
 
-Invariants: a process starts right after the event that makes a tenth of the active users (at least
+Invariants: a process starts right after the event that makes a twentieth of the active users (at least
 EPOCH_MIN_USERS) users of the newest one, whichever sides they are on, so under the null its start is fixed
 before any of its coins is tossed; a user is tossed at most once per process; at most LIVE_PROCESSES count at a
 time (the first, and the newest ones), and which ones retire depends on their number alone.
@@ -17,7 +17,7 @@ CoinKey = tuple[
     str, int
 ]  # stratum, last earlier stage that saw the user (-1: none): together they fix the bias
 
-EPOCH_SHARE: Final = 0.1  # of the active users: then the newest process hands over to another
+EPOCH_SHARE: Final = 0.05  # of the active users: a late fault meets a process that lost little before it
 EPOCH_MIN_USERS: Final = 20  # below it an epoch would end on single events and use alpha up
 LIVE_PROCESSES: Final = 8
 NEVER: Final = -1

@@ -24,21 +24,19 @@ from sluice.evidence import (
     SLOW_KINDS,
     TESTS,
     Baseline,
-    CoinCount,
     EventUsers,
     Kind,
     ObjectiveCount,
     StageEvidence,
-    Test,
-    coin_order,
 )
 from sluice.hashline import CANDIDATE, HashLine
 from sluice.latency import Latencies, Live, LiveFigures, RecentIds, SlowLimits
+from sluice.numbering import Numbering
 from sluice.processes import NEVER, CoinKey
 
 __all__ = ["Entry", "Tally", "like_load"]
 
-SNAPSHOT_SCHEMA: Final = 2
+SNAPSHOT_SCHEMA: Final = 3
 ANYBODY: Final[CoinKey] = ("", NEVER)  # at 100 % there are no coins, so nothing that sets users apart
 BASELINE_MIN_USERS: Final = 200  # stable users in the stage before 100 %, else there is no baseline
 LOAD_FACTOR: Final = 2.0
@@ -83,8 +81,7 @@ class Tally:
         self.stale: str | None = None
         self._salt, self._rho0, self._settle_s = salt, rho0, settle_s
         self._users: dict[int, User] = {}
-        self._lines: dict[int, HashLine] = {}
-        self._first: dict[Kind, int] = dict.fromkeys(KINDS, 0)  # number of the stage's first harm process
+        self._numbering = Numbering()
         self._page: Page | None = None
         self._latencies = Latencies()
         self._live: dict[str, Live] = {}
@@ -117,10 +114,10 @@ class Tally:
         baselines: tuple[Baseline, ...] = ()
         if before is not None:
             baselines = before.baselines if before.percent >= 100 else _baselines(before)
-            self._spend(before)
+            self._numbering.leave(before)
             if slow_limits is None and percent >= 100:
                 slow_limits = before.limits_ms
-        self._lines[stage] = line
+        self._numbering.lines[stage] = line
         self._page = Page(
             stage=stage,
             percent=percent,
@@ -143,7 +140,7 @@ class Tally:
         if page is None or not at_s > page.opened_at_s:
             return
         if any(page.users):
-            self._spend(page)
+            self._numbering.drop(page)
             page = self._page = Page(
                 stage=page.stage,
                 percent=page.percent,
@@ -206,7 +203,7 @@ class Tally:
             percent=page.percent,
             opened_at_s=page.opened_at_s,
             newest_at_s=page.newest_at_s,
-            coins=self._coins(page, kinds) if page.percent < 100 else (),
+            coins=self._numbering.coins(page, kinds) if page.percent < 100 else (),
             users_candidate=page.users[0],
             users_stable=page.users[1],
             users_coin=page.users_coin,
@@ -238,8 +235,7 @@ class Tally:
             "salt": self._salt,
             "rho0": self._rho0,
             "settle_s": self._settle_s,
-            "first": {str(kind): number for kind, number in self._first.items()},
-            "lines": [[stage, line.to_json()] for stage, line in self._lines.items()],
+            "numbering": self._numbering.to_json(),
             "users": [[uid, *user.to_json()] for uid, user in self._users.items()],
             "page": self._page.to_json() if self._page else None,
         }
@@ -253,8 +249,7 @@ class Tally:
             )
         names = ("service", "rollout", "epoch", "version", "stable", "salt", "rho0", "settle_s")
         tally = cls(**{name: data[name] for name in names})
-        tally._first = {Kind(kind): number for kind, number in data["first"].items()}
-        tally._lines = {stage: HashLine.from_json(line) for stage, line in data["lines"]}
+        tally._numbering = Numbering.from_json(data["numbering"])
         tally._users = {uid: User.from_json(row) for uid, *row in data["users"]}
         tally._page = Page.from_json(data["page"]) if data["page"] else None
         return tally
@@ -271,11 +266,6 @@ class Tally:
                 f"stage {stage} takes users out of the cohort", "keep the shares, raise the percent"
             )
 
-    def _spend(self, page: Page) -> None:
-        """Number the next stage's harm processes after this one's."""
-        for kind in KINDS if page.limits_ms is not None else (Kind.FAILURE,):
-            self._first[kind] += page.series["harm", kind].newest + 1
-
     def _count(self, page: Page, entry: Entry) -> None:
         if page.newest_at_s is None or entry.at_s > page.newest_at_s:
             page.newest_at_s = entry.at_s
@@ -287,7 +277,7 @@ class Tally:
             page.settling_events += entry.event_log
             return
         candidate = page.line.side(entry.bucket) == CANDIDATE
-        inside = user.prev != NEVER and self._lines[user.prev].side(entry.bucket) == CANDIDATE
+        inside = user.prev != NEVER and self._numbering.lines[user.prev].side(entry.bucket) == CANDIDATE
         if user.counted != page.stage:
             user.counted = page.stage
             page.users[0 if candidate else 1] += 1
@@ -348,34 +338,6 @@ class Tally:
             return failed
         slow = tuple(kind for kind, limit in zip(SLOW_KINDS, limits, strict=True) if duration_ms > limit)
         return failed + slow
-
-    def _coins(self, page: Page, kinds: tuple[Kind, ...]) -> tuple[CoinCount, ...]:
-        rows: dict[tuple[Kind, Test, int, str, float], list[int]] = {}
-        for kind in kinds:
-            for test in TESTS:
-                series = page.series[test, kind]
-                first = self._first[kind] if test == "harm" else 0
-                for process in series.live:
-                    for arch in page.line.archs:
-                        rows[kind, test, first + process, arch, self._bias(page, (arch, NEVER))] = [0, 0]
-                for (process, key), (heads, tails) in series.counts.items():
-                    row = rows.setdefault(
-                        (kind, test, first + process, key[0], self._bias(page, key)), [0, 0]
-                    )
-                    row[0] += heads
-                    row[1] += tails
-        coins = (
-            CoinCount(kind=kind, test=test, process=j, stratum=arch, bias=bias, heads=heads, tails=tails)
-            for (kind, test, j, arch, bias), (heads, tails) in rows.items()
-        )
-        return tuple(sorted(coins, key=coin_order))
-
-    def _bias(self, page: Page, key: CoinKey) -> float:
-        """(w - v)/(1 - v) in whole buckets; v is 0 for a user never seen."""
-        arch, seen = key
-        outside = self._lines[seen].taken(arch) if seen != NEVER else 0
-        free = page.line.size(arch) - outside
-        return (page.line.taken(arch) - outside) / free
 
 
 def _objective(page: Page, kind: Kind) -> Iterator[ObjectiveCount]:

@@ -153,18 +153,26 @@ def _under_power(
 ) -> Iterator[_Hold]:
     """The floor of `power`, by failures and at the bar of the stage's first process."""
     kind = Kind.FAILURE if "failure" in gate.metrics else Kind.SLOW_P95
-    processes = [coin.process for coin in evidence.coins if coin.kind is kind and coin.test == "harm"]
+    processes = sorted({coin.process for coin in evidence.coins if coin.kind is kind and coin.test == "harm"})
     if evidence.users_stable == 0 or not processes:
         yield "power floor: no user of stable was seen to compare with", None
         return
     rate = evidence.events(kind, "stable") / evidence.users_stable
-    level = bar(gate.alpha * kind_weight(kind, gate.metrics), min(processes))
+    level = bar(gate.alpha * kind_weight(kind, gate.metrics), _stage_s_own(processes, evidence.stage))
     need = stage_floor(evidence.percent / 100, min(rate, 1.0), level, HARM_ODDS)
     have = evidence.users_coin
     numbers["power"] = {"have": have, "need": need, "stable_rate": rate}
     if need is None or have < need:
         forecast = until_users(have, need, _counted_s(evidence, gate, now_s))
         yield f"power floor: {have} of {need} candidate users seen", forecast
+
+
+def _stage_s_own(processes: list[int], stage: int) -> int:
+    """The process that started with the stage: after the first stage an older one goes on beside it.
+
+    The older one has the lower bar, but what it brings may be against harm.
+    """
+    return processes[1] if stage > 0 and len(processes) > 1 else processes[0]
 
 
 def _harm_not_excluded(

@@ -8,11 +8,10 @@ from itertools import product
 import pytest
 from scipy.stats import binom
 
-from sluice.book import Page
 from sluice.coins import HARM_ODDS, bar, kind_weight, no_harm_odds, process_weight, read
 from sluice.evidence import KINDS, Kind
 from sluice.hashline import HashLine
-from sluice.processes import CoinKey
+from sluice.numbering import Numbering
 from sluice.tally import Tally
 from tests.sluice.evidence_world import LIMITS, Population, coin, coins_with, entry, kept_ids, tally
 
@@ -21,11 +20,17 @@ SHARES = {"a": 0.6, "b": 0.4}
 PERCENTS = (10, 40)
 
 
-class BiasedTally(Tally):
-    """Broken on purpose: everybody is a coin of bias w in every stage, whatever earlier stages saw."""
+class Biased(Numbering):
+    """Forgets what earlier stages saw: everybody counts with the share of the stage."""
 
-    def _bias(self, page: Page, key: CoinKey) -> float:
+    def bias(self, page, key):
         return page.line.taken(key[0]) / page.line.size(key[0])
+
+
+class BiasedTally(Tally):
+    def __init__(self, **given):
+        super().__init__(**given)
+        self._numbering = Biased()
 
 
 def _classes() -> list[tuple[int, float]]:
@@ -39,7 +44,7 @@ def _classes() -> list[tuple[int, float]]:
 
 def _log_e_of_stage_two(book: Tally, buckets: tuple[int, ...], test: str) -> float:
     """Users 0 and 1 are seen in the first stage, all three fail in the second, some more than once."""
-    odds = HARM_ODDS if test == "harm" else no_harm_odds(2.0)
+    odds = no_harm_odds(2.0) if test == "no_harm" else HARM_ODDS
     ids = iter(kept_ids(10))
     first, second = (HashLine.build(SHARES, percent) for percent in PERCENTS)
     book.open_stage(0, PERCENTS[0], first, 0.0, LIMITS)
@@ -48,10 +53,13 @@ def _log_e_of_stage_two(book: Tally, buckets: tuple[int, ...], test: str) -> flo
     book.open_stage(1, PERCENTS[1], second, 100.0, LIMITS)
     for at_s, user in enumerate((2, 0, 1, 0, 2), start=110):
         _fail(book, user, buckets[user], float(at_s), next(ids), second)
-    coins = [coin for coin in book.evidence().coins if coin.kind is Kind.FAILURE]
-    return read(coins, "harm" if test == "harm" else "no_harm", odds, {Kind.FAILURE: 0.01})[
-        Kind.FAILURE
-    ].log_e
+    name = "no_harm" if test == "no_harm" else "harm"
+    coins = [coin for coin in book.evidence().coins if coin.kind is Kind.FAILURE and coin.test == name]
+    numbers = {coin.process for coin in coins}
+    assert numbers == ({0} if test == "no_harm" else {0, 1})  # the whole rollout's, and the stage's own
+    number = 0 if test == "whole" else max(numbers)
+    coins = [coin for coin in coins if coin.process == number]
+    return read(coins, name, odds, {Kind.FAILURE: 0.01})[Kind.FAILURE].log_e
 
 
 def _fail(book: Tally, user: int, bucket: int, at_s: float, request_id: str, line: HashLine) -> None:
@@ -74,6 +82,21 @@ def _means_given_the_past(kind_of_tally: type[Tally], test: str) -> list[float]:
         chance_of[past] += chance
         mean[past] += chance * math.exp(log_e)
     return [mean[past] / chance_of[past] for past in mean]
+
+
+def test_the_process_of_the_whole_rollout_is_a_fair_game():
+    """Over all assignments, the first stage's coins included, the expectation is exactly 1; with bias w it is not."""
+    assert math.isclose(_mean(Tally), 1.0, rel_tol=1e-9)
+    assert abs(_mean(BiasedTally) - 1.0) > 0.02
+
+
+def _mean(kind_of_tally: type[Tally]) -> float:
+    given = {"service": "m", "rollout": "r", "epoch": 1, "version": "2", "stable": "1", "salt": "s"}
+    mean = 0.0
+    for places in product(_classes(), repeat=3):
+        log_e = _log_e_of_stage_two(kind_of_tally(**given), tuple(bucket for bucket, _ in places), "whole")
+        mean += math.prod(part for _, part in places) * math.exp(log_e)
+    return mean
 
 
 @pytest.mark.parametrize("test", ["harm", "no_harm"])
