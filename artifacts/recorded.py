@@ -6,6 +6,7 @@ from datetime import date
 
 from sluice.errors import FatalError
 from sluice.model_inputs import Sample
+from sluice.reservoir import Seen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +20,18 @@ class Recorded:
     first_seen: date
     last_seen: date
     sample: Sample = field(compare=False)  # arrays have no single equality
+
+    @property
+    def as_seen(self) -> Seen[Sample]:
+        """As a reservoir takes it."""
+        return Seen(
+            content=self.content,
+            length=self.length,
+            count=self.count,
+            first=self.first_seen,
+            last=self.last_seen,
+            payload=self.sample,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,7 +32,7 @@ from artifacts.recording_files import (
 from sluice.contents import content_of, length_of
 from sluice.errors import RetryableError, SluiceError
 from sluice.model_inputs import Sample
-from sluice.reservoir import LENGTHS, PER_STRATUM, Reservoir, Seen
+from sluice.reservoir import LENGTHS, PER_STRATUM, Reservoir
 from sluice.signature import TensorSpec
 
 __all__ = ["SCHEMA_VERSION", "Recorded", "Recording", "RecordingError", "read_recording", "write_recording"]
@@ -104,16 +104,7 @@ class _Merge:
         self.lengths.update(recording.lengths)
         for row in recording.rows:
             self.parts[row.content][row.stratum] += row.count
-            self.kept.add(
-                Seen(
-                    content=row.content,
-                    length=row.length,
-                    count=row.count,
-                    first=row.first_seen,
-                    last=row.last_seen,
-                    payload=row.sample,
-                )
-            )
+            self.kept.add(row.as_seen)
 
     def sampled(self, samples: Iterable[Sample], day: date) -> Recording:
         """What a recorder would have kept of these samples."""

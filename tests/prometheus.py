@@ -9,24 +9,24 @@ from __future__ import annotations
 import contextlib
 import shutil
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import requests
 
 from local.stack.processes import free_ports
+from tests.threaded_server import ThreadedServer
 
 SCRAPE_MS = 200
 TRAFFIC = 50  # requests of each version from one scrape to the next
 Lines = Callable[[], str]
 
 
-class Metrics:
+class Metrics(ThreadedServer):
     """`/model` (what model servers export) and `/own` (what the controller exports), as text made at each scrape.
 
     latencies: (service, version) -> p99 in milliseconds; version None: a series without that label. Each has a
@@ -52,7 +52,7 @@ class Metrics:
             lines.append(f"model_requests_total{{{labels}}} {self._scrapes * TRAFFIC}")
         return "\n".join([*lines, ""])
 
-    def __enter__(self) -> Metrics:
+    def handler(self) -> type[BaseHTTPRequestHandler]:
         metrics = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -68,16 +68,7 @@ class Metrics:
             def log_message(self, *args: object) -> None:
                 """Quiet."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.port = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
-        self._thread.start()
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        return Handler
 
 
 class Prometheus:

@@ -11,7 +11,6 @@ import contextlib
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -25,10 +24,11 @@ from serving.recorder.intake import Intake, hook_of, sample_bytes
 from serving.recorder.metrics import Metrics
 from serving.recorder.secret import alone_in, salt_of
 from serving.recorder.service import Recorded, Service
+from serving.runtime.border import ended
 from serving.runtime.connection import Connection
 from serving.runtime.listening import bound
 from serving.runtime.service import State
-from sluice.errors import EXIT_FATAL, FatalError, RetryableError, SluiceError
+from sluice.errors import FatalError, RetryableError
 from sluice.spec import ReleaseSpec, parse_spec
 
 MAX_BODY_BYTES: Final = 16 * 1024 * 1024  # as the model server's
@@ -40,22 +40,16 @@ def main(argv: Sequence[str]) -> int:
     """Record until SIGTERM or SIGINT; the return value is the exit code."""
     args = _parser().parse_args(argv)
     os.umask(0o027)  # what clients sent is for the recorder's group at most
-    try:
-        specs = [_spec(path) for path in args.spec]
-        _distinct(specs)
-        with alone_in(args.out):
-            app = _App(args, specs, salt_of(args.salt_file or args.out / ".salt"))
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(app.run())
-    except SluiceError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except Exception as error:  # the border of the process: a trace for us, one line for who reads the pod
-        traceback.print_exc()
-        text = " ".join(f"{type(error).__name__}: {error}".split())
-        print(f"error: {text}; read the trace above in the pod's log", file=sys.stderr)
-        return EXIT_FATAL
-    return 0
+    return ended(lambda: _record(args))
+
+
+def _record(args: argparse.Namespace) -> None:
+    specs = [_spec(path) for path in args.spec]
+    _distinct(specs)
+    with alone_in(args.out):
+        app = _App(args, specs, salt_of(args.salt_file or args.out / ".salt"))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(app.run())
 
 
 class _Bounded(Connection):

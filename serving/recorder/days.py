@@ -18,7 +18,7 @@ from typing import Final
 from artifacts.recordings import Recording, read_recording, recording_of, write_recording
 from sluice.contents import content_of, length_of
 from sluice.model_inputs import Sample
-from sluice.reservoir import Reservoir, Seen
+from sluice.reservoir import Reservoir
 from sluice.spec import ReleaseSpec
 
 DAYS_HELD: Final = 2
@@ -73,17 +73,7 @@ class Days:
             salt=self._salt,
             lengths=self._rules.lengths,
         )
-        rows = (
-            Seen(
-                content=row.content,
-                length=row.length,
-                count=row.count,
-                first=row.first_seen,
-                last=row.last_seen,
-                payload=row.sample,
-            )
-            for row in found.rows
-        )
+        rows = [row.as_seen for row in found.rows]
         self._of(day).restore(rows, strata=found.strata, histogram=found.lengths)
         self._written[day] = found.seen
         return len(found.rows)

@@ -13,8 +13,6 @@ import asyncio
 import gc
 import logging
 import signal
-import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic
@@ -24,6 +22,7 @@ import uvloop
 
 from serving.runtime.backend import BACKENDS
 from serving.runtime.batcher import Batcher
+from serving.runtime.border import ended
 from serving.runtime.connection import Connection
 from serving.runtime.device import usable_cpus
 from serving.runtime.engine import Engine, open_engine
@@ -31,7 +30,6 @@ from serving.runtime.listening import bound
 from serving.runtime.metrics import Metrics
 from serving.runtime.service import Service, State
 from serving.runtime.shapes import model_of
-from sluice.errors import EXIT_FATAL, SluiceError
 
 MAX_BODY_BYTES: Final = 16 * 1024 * 1024
 FINISH_S: Final = 20.0  # the longest the drain waits for accepted requests; Kubernetes kills after 30 s
@@ -44,19 +42,13 @@ def main(argv: Sequence[str]) -> int:
     started = monotonic()
     args = _parse(argv)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    try:
-        engine = open_engine(args.engine)
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_Server(args, engine, started).run())
-    except SluiceError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except Exception as error:  # the border of the process: a trace for us, one line for who reads the pod
-        traceback.print_exc()
-        text = " ".join(f"{type(error).__name__}: {error}".split())
-        print(f"error: {text}; read the trace above in the pod's log", file=sys.stderr)
-        return EXIT_FATAL
-    return 0
+    return ended(lambda: _serve(args, started))
+
+
+def _serve(args: argparse.Namespace, started: float) -> None:
+    engine = open_engine(args.engine)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_Server(args, engine, started).run())
 
 
 class _Server:

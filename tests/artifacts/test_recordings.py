@@ -1,6 +1,8 @@
 """Recorded traffic: written whole, read back bit by bit, and refused row by row when it is something else."""
 
+import errno
 import json
+import os
 import threading
 from datetime import UTC, date, datetime
 
@@ -9,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from artifacts import recordings
 from artifacts.recordings import Recorded, Recording, RecordingError, read_recording, write_recording
 from sluice.contents import content_of, length_of
 from sluice.errors import RetryableError
@@ -379,3 +382,11 @@ def test_a_storage_that_refuses_can_be_tried_again_and_no_key_is_told(tmp_path):
         read(uri.format("minilm"))
     assert "secret" not in str(caught.value)
     assert f"s3://…@{BUCKET}/minilm" in str(caught.value)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM])
+def test_a_permission_is_no_matter_for_a_retry_and_a_storage_that_is_away_is(number):
+    fatal = recordings._away("/data", OSError(number, os.strerror(number)))
+    assert isinstance(fatal, RecordingError)
+    assert "user and group" in fatal.next_step
+    assert isinstance(recordings._away("s3://b/x", OSError("timed out")), RetryableError)

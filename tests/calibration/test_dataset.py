@@ -4,6 +4,8 @@ The recordings are real files, the checks are the real Great Expectations.
 """
 
 import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -196,3 +198,21 @@ def test_strata_of_less_than_a_percent_are_not_asked_for(tmp_path: Path) -> None
     table = strata_rows(divided(recording, release.spec), recording)
     assert {row["wanted"] for row in table} == {1}
     assert sum(row["share"] for row in table) == pytest.approx(2.0)  # once for each part
+
+
+def test_the_pods_command_removes_old_datasets_and_writes_for_its_group_alone(tmp_path: Path) -> None:
+    store, release = town(tmp_path, rows(200))
+    with store.staged("release", release.document_sha256) as draft:
+        (draft.path / "release.json").write_text(release.to_json())
+        draft.publish({})
+    with store.staged("dataset", "0" * 64) as draft:
+        (draft.path / SAMPLES_FILE).write_text("{}")
+        draft.publish({"service": "tiny", "gathered": "2020-01-01", "passed": True})
+    argv = ["gather", "--store", str(store.root), "--release", release.document_sha256]
+    done = subprocess.run(
+        [sys.executable, "-m", "calibration", *argv], capture_output=True, text=True, check=True
+    )
+    assert "removed: dataset 000000000000" in done.stdout
+    assert store.keys("dataset") == [DATASET]
+    folder = store.path("dataset", DATASET)
+    assert (folder.stat().st_mode & 0o777, (folder / SAMPLES_FILE).stat().st_mode & 0o777) == (0o750, 0o640)

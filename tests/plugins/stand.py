@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import threading
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from tests.threaded_server import ThreadedServer
 
 Answer = tuple[int, Any]
 
@@ -24,14 +25,14 @@ class Asked:
 
 
 @dataclass
-class Stand:
+class Stand(ThreadedServer):
     """`answers[(method, path)]`: (status, JSON), a function of `Asked`, or a list of either, used up in turn."""
 
     answers: dict[tuple[str, str], Any] = field(default_factory=dict)
     asked: list[Asked] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)
 
-    def __enter__(self) -> Stand:
+    def handler(self) -> type[BaseHTTPRequestHandler]:
         stand = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -44,16 +45,7 @@ class Stand:
             def log_message(self, *args: object) -> None:
                 """Quiet."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.port = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
-        self._thread.start()
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        return Handler
 
     def calls(self, method: str, path: str) -> list[Asked]:
         return [asked for asked in self.asked if (asked.method, asked.path) == (method, path)]

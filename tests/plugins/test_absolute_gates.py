@@ -79,7 +79,7 @@ def awaited(looking, outcome, says):
 
 
 def test_a_number_within_the_limit_passes(world):
-    awaited(looker(world), Outcome.PASS, "the watch passed")
+    assert awaited(looker(world), Outcome.PASS, "the watch passed").disagree is False
 
 
 HOLDS = [
@@ -100,16 +100,20 @@ def test_several_series_are_no_number(world):
     _, metrics, _ = world
     metrics.latencies = {MINE: 100.0, ("other", "2"): 100.0}
     query = 'max by (version, service) (max_over_time(p99_ms{version="{version}"}[{window}]))'
-    awaited(looker(world, query=query), Outcome.HOLD, "Prometheus has 2 series")
+    look = awaited(looker(world, query=query), Outcome.HOLD, "Prometheus has 2 series")
+    assert "gate p99_ms: " in look.reason
 
 
 def test_a_target_that_is_gone_holds_until_it_is_back(world):
     _, metrics, _ = world
     looking = looker(world)
     metrics.away = True
-    awaited(looking, Outcome.HOLD, "samples_query: one series of version 2 is wanted, Prometheus has nothing")
+    gone = awaited(
+        looking, Outcome.HOLD, "samples_query: one series of version 2 is wanted, Prometheus has nothing"
+    )
     metrics.away = False
-    awaited(looking, Outcome.PASS, "the watch passed")
+    back = awaited(looking, Outcome.PASS, "the watch passed")
+    assert ("gate p99_ms" in gone.reason, "gate p99_ms" in back.reason) == (True, False)
 
 
 def test_a_breach_of_a_gate_that_retreats_holds_the_rollout_until_the_controller_sees_it_too(world):

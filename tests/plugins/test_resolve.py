@@ -6,9 +6,12 @@ import re
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, DownstreamTasksSkipped
 
+from artifacts.calibrations import Accepted, Calibrations
+from artifacts.store import Store
 from plugins.operators.resolve import ResolveOperator, find_checkpoint
 from plugins.runs import run_label
 from sluice.errors import FatalError, RetryableError
+from sluice.release import dataset_rules
 from tests.plugins.runtime import Ti, context
 from tests.plugins.stand import refusal
 from tests.sluice.specs import parse
@@ -196,3 +199,23 @@ def test_a_run_id_becomes_a_label_of_its_own(run_id):
     label = run_label(run_id)
     assert re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?", label)
     assert (label == run_id) == bool(re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?", run_id))
+
+
+def test_a_promotion_is_calibrated_on_what_was_accepted_where_it_asks_for_int8(world, controller):
+    spec = {"recording": {"source": "recordings/tiny"}, "precisions": ["fp32", "int8"]}
+    store = Store(world / "store")
+    for kind, key in (("dataset", "a" * 64), ("calibration", "b" * 64)):
+        with store.staged(kind, key) as draft:
+            (draft.path / "file").write_text("x")
+            draft.publish({"passed": True, "rules": dataset_rules(parse(spec))})
+    Calibrations(store).accept("tiny", Accepted(dataset="a" * 64, calibration="b" * 64))
+    _, asked = resolve(world, **spec)
+    _, plain = resolve(world, params={"precisions": ["fp32"]}, **spec)
+    documents = [
+        json.loads((store.path("release", poke().xcom_value["document"]) / "release.json").read_text())
+        for poke in (asked, plain)
+    ]
+    assert [document.get("calibrated_on") for document in documents] == [
+        {"dataset": "a" * 64, "reuse": "b" * 64},
+        None,
+    ]

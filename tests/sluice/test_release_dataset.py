@@ -69,3 +69,14 @@ def test_each_run_has_a_dataset_of_its_own_and_each_comparison_a_key_of_its_own(
     one, other = release(CalibratedOn(dataset=DATASET)), release(CalibratedOn(dataset=OTHER_DATASET))
     keys = {drift_key(one, EARLIER), drift_key(other, EARLIER), drift_key(one, OTHER_DATASET)}
     assert len(keys) == 3
+
+
+def test_the_limit_is_part_of_a_calibration_that_may_reuse_ranges_and_of_no_other() -> None:
+    """It decides whether they are used again."""
+    other = parse({"calibration": {"drift_limit": 0.5}})
+    for on, same in (
+        (CalibratedOn(dataset=DATASET), True),
+        (CalibratedOn(dataset=DATASET, reuse=EARLIER), False),
+    ):
+        keys = {Release(spec, SHA, Params(), on).keys.calibration for spec in (parse(), other)}
+        assert (len(keys) == 1) is same
